@@ -1,0 +1,132 @@
+"""The exact optimum: dynamic programming over chains and over where live tensors lie.
+
+Latency is a sum over segments (CoDL, equation 2), so the best way to finish depends only on the position and on the
+homes of the tensors that later groups still read. States are those homes; transitions are segments. Where a graph
+keeps so many tensors alive that states would explode, only the best are kept, and a relaxation in which every
+operand is read at its cheapest gives the proven lower bound instead.
+
+A frame limit is not additive. Every setting of window, slicing and caps is solved for latency alone; its optimum
+bounds what the setting can give, and counts as a candidate if it keeps the limit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hetrl.accuracy import predicted_accuracy_drop_pct
+from hetrl.condition import Condition
+from hetrl.agents.segment_costs import SegmentCosts, State
+from hetrl.device_bridge.surrogate.cost_model import CostModel
+from hetrl.device_bridge.surrogate.schedule import Placed, Schedule, batch_of
+from hetrl.envs.space import DUTIES, QUEUE_WINDOWS, SLICES_MS, PlanSpace
+from hetrl.objective import Objective
+from hetrl.plan import Memory
+
+BEAM = 4096  # states kept per position
+TOLERANCE = 1e-9  # of a latency, for sums taken in another order
+
+
+@dataclass(frozen=True)
+class Exact:
+    """The best known schedule and a proven bound; `proven` when they meet."""
+
+    schedule: Schedule | None
+    prune_ratio: float
+    latency_ms: float
+    bound_ms: float
+
+    @property
+    def proven(self) -> bool:
+        return self.latency_ms <= self.bound_ms * (1 + TOLERANCE)
+
+
+def exact(space: PlanSpace, objective: Objective, condition: Condition) -> Exact:
+    """The plan of the space that minimises latency within the objective's budgets.
+
+    `schedule` is None, and `latency_ms` inf, if no candidate keeps the frame limit.
+    """
+    best = Exact(None, 0.0, np.inf, np.inf)
+    bound = np.inf
+    limit = objective.max_frame_drop_rate if condition.ui is not None else None
+    settings = _settings(len(space.engine.processors), limit is not None)
+    for ratio in space.prune_ratios:
+        model = space.device.cost_model(ratio)
+        drop_pct = predicted_accuracy_drop_pct(ratio)
+        for memory in space.memories:
+            for window, slice_ms, duty in settings:
+                solved = _solve(model, memory, window, slice_ms, duty)
+                if solved.bound_ms >= best.latency_ms:
+                    continue  # cannot win, and does not lower the bound below what is known
+                bound = min(bound, solved.bound_ms)
+                schedule = Schedule(solved.segments, duty, None if window == QUEUE_WINDOWS[0] else window, slice_ms)
+                batch = batch_of([schedule], space.groups, len(duty))
+                answers = model.evaluate(batch, condition.ui)
+                if objective.keeps(drop_pct, float(answers.frame_drop_rate[0]) if limit is not None else None):
+                    latency = float(answers.latency_ms[0])
+                    if latency < best.latency_ms:
+                        best = Exact(schedule, ratio, latency, bound)
+    return Exact(best.schedule, best.prune_ratio, best.latency_ms, min(bound, best.latency_ms))
+
+
+def _settings(processors: int, limited: bool) -> list[tuple[int, float | None, tuple[float, ...]]]:
+    """Settings worth solving, likely winners first: without a frame limit, caps and small windows only cost time."""
+    full = (1.0,) * processors
+    if not limited:
+        return [(QUEUE_WINDOWS[0], None, full)]
+    settings = [(w, s, full) for s in SLICES_MS for w in QUEUE_WINDOWS]
+    # A cap below 1 on one processor at a time; lower caps of both at once are never better than of one.
+    for p in range(processors):
+        for duty in DUTIES[1:]:
+            capped = tuple(duty if q == p else 1.0 for q in range(processors))
+            settings += [(w, s, capped) for s in SLICES_MS for w in QUEUE_WINDOWS]
+    return settings
+
+
+@dataclass(frozen=True)
+class _Solved:
+    segments: tuple[Placed, ...]
+    bound_ms: float
+
+
+@dataclass(frozen=True)
+class _Node:
+    """Best way to reach a state: cost, the state before, and the segment in between."""
+
+    cost_ms: float
+    before: State
+    placed: Placed | None
+
+
+def _solve(
+    model: CostModel, memory: Memory, window: int, slice_ms: float | None, duty: tuple[float, ...]
+) -> _Solved:
+    segments = SegmentCosts(model, memory, window, slice_ms, duty)
+    n = segments.positions
+    layers: list[dict[State, _Node]] = [{} for _ in range(n + 1)]
+    layers[0][segments.first_state()] = _Node(0.0, (), None)
+    complete = True
+    for position in range(n):
+        layer = layers[position]
+        if len(layer) > BEAM:
+            complete = False
+            layer = dict(sorted(layer.items(), key=lambda entry: (entry[1].cost_ms, entry[0]))[:BEAM])
+        for state, node in layer.items():
+            for step, move in segments.steps(position):
+                total = node.cost_ms + step.cost_ms + move.cost_ms(state)
+                after = move.after(state)
+                known = layers[step.placed.end + 1].get(after)
+                if known is None or total < known.cost_ms:
+                    layers[step.placed.end + 1][after] = _Node(total, state, step.placed)
+    last = {state: node.cost_ms + segments.finish_ms(state) for state, node in layers[n].items()}
+    state = min(last, key=lambda s: (last[s], s))
+    bound = last[state] if complete else segments.relaxed_bound_ms()
+    placed: list[Placed] = []
+    position = n
+    while position:
+        found = layers[position][state]
+        assert found.placed is not None  # only the first layer has none
+        placed.append(found.placed)
+        position, state = found.placed.start, found.before
+    return _Solved(tuple(reversed(placed)), bound)

@@ -1,0 +1,66 @@
+"""A hand policy: a published strategy as a function of a device's surrogate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hetrl.device_bridge.surrogate.compile import plan_of
+from hetrl.device_bridge.surrogate.device import SurrogateDevice
+from hetrl.device_bridge.surrogate.schedule import Schedule
+from hetrl.device_bridge.surrogate.tables import Option
+from hetrl.errors import UsageError
+from hetrl.plan import MadeBy, Plan
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A schedule, and the options that its numbers refer to."""
+
+    schedule: Schedule
+    options: tuple[Option, ...]
+
+
+@dataclass(frozen=True)
+class HandPolicy:
+    """A strategy by its published rule.
+
+    :param granularity: the level at which it distributes work.
+    :param source: where the rule is published.
+    :param summary: the rule, and what it ignores, in a sentence.
+    :param units: processor units it needs.
+    """
+
+    id: str
+    family: str
+    granularity: str
+    source: str
+    summary: str
+    units: tuple[str, ...]
+    propose: Callable[[SurrogateDevice], Proposal]
+
+    def applies(self, device: SurrogateDevice) -> bool:
+        """Whether the device's engine set has the processors that the strategy needs."""
+        return set(self.units) <= {p.unit for p in device.engine.processors}
+
+    def plan(self, device: SurrogateDevice) -> Plan:
+        """The strategy's plan for the device's model.
+
+        :raises UsageError: the engine set lacks a processor that the strategy needs.
+        """
+        missing = sorted(set(self.units) - {p.unit for p in device.engine.processors})
+        if missing:
+            raise UsageError(
+                f"policy {self.id!r} needs a {missing[0]}, which {device.spec.id}'s engine {device.engine_name!r} lacks",
+                "`hetrl devices` lists processors",
+            )
+        proposal = self.propose(device)
+        return plan_of(
+            proposal.schedule,
+            device.graph,
+            proposal.options,
+            device.engine,
+            device=device.spec.id,
+            engine_name=device.engine_name,
+            made_by=MadeBy(method=self.id),
+        )

@@ -1,0 +1,49 @@
+"""MACE (Xiaomi, 2017): the whole model on one processor, in one memory type.
+
+Operators that the GPU does not take fall back to the CPU, one by one. Ignores every other processor, what falling
+back costs, and the screen.
+"""
+
+from __future__ import annotations
+
+from hetrl.agents.policies.base import HandPolicy, Proposal
+from hetrl.device_bridge.surrogate.device import SurrogateDevice
+from hetrl.device_bridge.surrogate.schedule import Placed, Schedule
+from hetrl.plan import Memory
+
+SOURCE = "XiaoMi/mace, 2017"
+
+
+def _whole(device: SurrogateDevice, unit: str, memory: Memory) -> Proposal:
+    processor = [p.unit for p in device.engine.processors].index(unit)
+    last = len(device.graph.groups) - 1
+    return Proposal(Schedule((Placed(0, last, processor, memory),)), device.options)
+
+
+mace_cpu = HandPolicy(
+    id="mace_cpu",
+    family="mace",
+    granularity="single",
+    source=SOURCE,
+    summary="everything on the CPU's big cores",
+    units=("cpu",),
+    propose=lambda device: _whole(device, "cpu", Memory.BUFFER),
+)
+mace_gpu_buffer = HandPolicy(
+    id="mace_gpu_buffer",
+    family="mace",
+    granularity="single",
+    source=SOURCE,
+    summary="everything on the GPU, tensors in OpenCL buffers; what it does not take falls back to the CPU",
+    units=("cpu", "gpu"),
+    propose=lambda device: _whole(device, "gpu", Memory.BUFFER),
+)
+mace_gpu_image = HandPolicy(
+    id="mace_gpu_image",
+    family="mace",
+    granularity="single",
+    source=SOURCE,
+    summary="everything on the GPU, tensors in OpenCL images; what it does not take falls back to the CPU",
+    units=("cpu", "gpu"),
+    propose=lambda device: _whole(device, "gpu", Memory.IMAGE),
+)

@@ -1,0 +1,102 @@
+"""`hetrl train`."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hetrl.cli import options, output
+from hetrl.errors import UsageError
+
+if TYPE_CHECKING:
+    from hetrl.results import Result
+
+JSON_KEYS = (
+    "run", "plan", "latency_ms", "best_hand", "exact_ms", "bound_ms", "gap_to_exact", "accuracy_drop_pct",
+    "frame_drop_rate", "peak_memory_mb", "energy_mj", "evaluations", "env_steps", "wall_s", "evidence", "device",
+    "model", "engine", "condition", "agent", "seed",
+)  # fmt: skip
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def train(
+    device: options.Device,
+    model: options.Model,
+    engine: options.Engine = None,
+    condition: options.Conditions = "cold",
+    agent: options.Agent = "maskable-ppo",
+    budget: options.Budget = None,
+    seed: options.Seed = 0,
+    max_accuracy_drop: options.MaxAccuracyDrop = 0.0,
+    max_frame_drop: options.MaxFrameDrop = None,
+    no_seeds: Annotated[
+        bool, typer.Option("--no-seeds", help="Learn from nothing: no hand policy, no exact plan to start from.")
+    ] = False,
+    resume: Annotated[
+        Path | None, typer.Option("--resume", metavar="RUN", help="Continue the run in this folder.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="Folder for the run.", show_default="runs/MODEL-DEVICE"),
+    ] = None,
+    input_shape: options.InputShapes = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Learn a plan: which operator runs on which processor, how it is split, how hard processors are driven."""
+    options.check_condition(condition)
+    objective = options.objective(max_accuracy_drop, max_frame_drop)
+    shapes = options.input_shapes(input_shape)
+    if resume is not None and out is not None:
+        raise UsageError("--resume continues in its own folder", "leave --out away")
+
+    from hetrl.api import tune
+    from hetrl.cli.progress import progress
+
+    extra: dict[str, Any] = {} if budget is None else {"budget": budget}
+    result = tune(
+        model,
+        device,
+        engine=engine,
+        condition=condition,
+        agent=agent,
+        seed=seed,
+        objective=objective,
+        seeds=not no_seeds,
+        input_shapes=shapes,
+        out=None if resume else options.run_folder(out, model, device),
+        resume=resume,
+        progress=progress(quiet),
+        **extra,
+    )
+    if json:
+        output.print_json(document(result))
+    else:
+        summarize(result, model, device)
+    if result.interrupted:
+        raise typer.Exit(130)
+
+
+def document(result: Result) -> dict[str, Any]:
+    """What `--json` prints."""
+    found = {key: getattr(result, key) for key in JSON_KEYS}
+    return found | {"plan": result.plan_path or result.plan}
+
+
+def summarize(result: Result, model: str, device: str) -> None:
+    """The tables and lines that a person reads."""
+    from hetrl.report.tables import result_lines, rows_table
+
+    first = sorted(result.rows, key=lambda row: row.policy != "learned")
+    title = f"{result.model} on {result.device}, {result.engine}, {result.condition}"
+    output.show(title, rows_table(first, result.best_hand), "", *result_lines(result))
+    if result.plan_path:
+        asked = ["hetrl", "compare", "--device", device, "--model", model, "--plan", result.plan_path]
+        if result.condition != "cold":
+            asked += ["--condition", result.condition]
+        output.show(f"next       hetrl plan show {shlex.quote(result.plan_path)}", f"           {shlex.join(asked)}")

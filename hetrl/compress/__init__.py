@@ -1,0 +1,1 @@
+"""Smaller versions of a model: what compression makes of its shapes."""

@@ -1,0 +1,110 @@
+"""The seam between hetrl and anything that can answer "how did this plan do?"."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from types import TracebackType
+
+import msgspec
+
+from hetrl.condition import Condition
+from hetrl.graph import OperatorGraph
+from hetrl.measurement import Failure, Measurement
+from hetrl.plan import Plan
+
+
+class DeviceInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What a device is.
+
+    :param deterministic: the same plan under the same condition always gives the same numbers.
+    :param processors: ids of the processors that a plan may use.
+    """
+
+    id: str
+    description: str
+    engines: tuple[str, ...]
+    processors: tuple[str, ...]
+    deterministic: bool
+
+
+class Device(ABC):
+    """A device with one model loaded.
+
+    Implementations answer with a failed `Measurement` when something goes wrong on the device; they raise
+    `PlanError` only for a plan that does not fit the model or the device, which is the caller's mistake.
+    """
+
+    graph: OperatorGraph
+
+    @abstractmethod
+    def describe(self) -> DeviceInfo:
+        """What the device is; cheap."""
+
+    @abstractmethod
+    def measure(self, plan: Plan, condition: Condition) -> Measurement:
+        """Run the plan under the condition."""
+
+    def measure_many(self, plans: Sequence[Plan], condition: Condition) -> list[Measurement]:
+        """Several plans, each as if measured alone."""
+        return [self.measure(plan, condition) for plan in plans]
+
+    def close(self) -> None:
+        """Let go of the device; may be called twice."""
+
+    def __enter__(self) -> Device:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class MockDevice(Device):
+    """Answers with whatever a function says; for tests of everything that talks to devices."""
+
+    def __init__(
+        self, graph: OperatorGraph, answer: Callable[[Plan, Condition], Measurement], info: DeviceInfo | None = None
+    ) -> None:
+        self.graph = graph
+        self._answer = answer
+        self._info = info or DeviceInfo(
+            id="mock", description="answers from a function", engines=("mock",), processors=(), deterministic=True
+        )
+
+    def describe(self) -> DeviceInfo:
+        return self._info
+
+    def measure(self, plan: Plan, condition: Condition) -> Measurement:
+        return self._answer(plan, condition)
+
+
+class ReplayDevice(Device):
+    """Answers from recorded measurements; a plan that was never measured is a failed measurement that says so.
+
+    :param records: `(plan.key, str(condition))` -> what was measured.
+    """
+
+    def __init__(
+        self, graph: OperatorGraph, info: DeviceInfo, records: dict[tuple[str, str], Measurement]
+    ) -> None:
+        self.graph = graph
+        self._info = info
+        self._records = dict(records)
+
+    def describe(self) -> DeviceInfo:
+        return self._info
+
+    def measure(self, plan: Plan, condition: Condition) -> Measurement:
+        found = self._records.get((plan.key, str(condition)))
+        if found is None:
+            return Measurement.failed(Failure.UNKNOWN_PLAN, f"plan {plan.key[:12]} was not recorded under {condition}")
+        return found
+
+
+def record(device: Device, plans: Sequence[Plan], condition: Condition) -> ReplayDevice:
+    """Measure plans once, and keep the answers as a device."""
+    answers = device.measure_many(plans, condition)
+    records = {(p.key, str(condition)): m for p, m in zip(plans, answers, strict=True)}
+    return ReplayDevice(device.graph, device.describe(), records)

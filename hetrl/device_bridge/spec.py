@@ -1,0 +1,193 @@
+"""Device files: the numbers of one device, each with where it comes from."""
+
+from __future__ import annotations
+
+import math
+from enum import StrEnum
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+import msgspec
+
+from hetrl.errors import SpecError, UnknownName
+from hetrl.plan import Memory
+
+SCHEMA = "hetrl.device/1"
+
+
+class Source(StrEnum):
+    """How a number came about."""
+
+    MEASURED = "measured"
+    FITTED = "fitted"
+    SCALED = "scaled"
+    ASSUMED = "assumed"
+
+
+class Quantity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A number with its source; `note` says which measurement, fit or rule."""
+
+    value: float
+    source: Source
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.value) or self.value < 0:
+            raise ValueError(f"{self.value} is negative or not finite")
+
+
+class CpuCost(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="winograd_cpu", tag_field="form"):
+    """Parameters of `surrogate.op_time.cpu_time_ms`."""
+
+    ms_per_gmac: Quantity
+    ms_per_mb: Quantity
+    launch_ms: Quantity
+    direct_factor: Quantity
+    stride2_factor: Quantity
+    depthwise_factor: Quantity
+
+
+class GpuCost(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="tiled_gpu", tag_field="form"):
+    """Parameters of `surrogate.op_time.gpu_time_ms`.
+
+    `unfriendly_factor` is what a 3x3 convolution's time is multiplied with in the memory type that is not
+    `friendly_memory`; `unfriendly_share_1x1` is how much of the excess a 1x1 convolution sees.
+    """
+
+    ms_per_gmac: Quantity
+    ms_per_mb: Quantity
+    launch_ms: Quantity
+    factor_1x1: Quantity
+    large_kernel_factor: Quantity
+    depthwise_factor: Quantity
+    dense_factor: Quantity
+    friendly_memory: Memory
+    unfriendly_factor: Quantity
+    unfriendly_share_1x1: Quantity
+    slice_launch_ms: Quantity
+    queue_wait_ms: Quantity
+
+
+class Processor(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One (unit, engine, precision).
+
+    :param memory: memory types to choose from; empty for host memory.
+    :param unsupported: operator kinds or ONNX operator types that fall back to the CPU.
+    :param active_w: power on top of the device's `idle_w` while it works.
+    """
+
+    unit: str
+    engine: str
+    precision: str
+    memory: tuple[Memory, ...] = ()
+    unsupported: tuple[str, ...] = ()
+    cost: CpuCost | GpuCost
+    active_w: Quantity
+
+    @property
+    def id(self) -> str:
+        return f"{self.unit}/{self.engine}/{self.precision}"
+
+
+class Link(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Data sharing between host memory and an accelerator's, in ms and ms per 1e6 fp32 elements.
+
+    `contention` is the share by which two processors that work side by side slow each other down.
+    """
+
+    host: str
+    accelerator: str
+    map_ms: Quantity
+    map_ms_per_melem: Quantity
+    sync_ms: Quantity
+    image_ms_per_melem: Quantity
+    contention: Quantity
+
+
+class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A set of processors that one runtime drives together.
+
+    :param calibrated_models: structure hashes of the models whose measurements are in this engine's fit.
+    """
+
+    processors: tuple[Processor, ...]
+    links: tuple[Link, ...]
+    calibrated_models: tuple[str, ...] = ()
+
+
+class DeviceSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One device file (`hetrl.device/1`)."""
+
+    schema: str
+    id: str
+    phone: str
+    soc: str
+    ram_gb: Quantity
+    idle_w: Quantity
+    default_engine: str
+    engines: dict[str, Engine]
+    notes: str = ""
+
+    def __post_init__(self) -> None:
+        if self.schema != SCHEMA:
+            raise ValueError(f"schema is {self.schema!r}, not {SCHEMA!r}")
+        if self.default_engine not in self.engines:
+            raise ValueError(f"default_engine {self.default_engine!r} is not among the engines {sorted(self.engines)}")
+        for name, engine in self.engines.items():
+            ids = [p.id for p in engine.processors]
+            if not ids or len(set(ids)) != len(ids):
+                raise ValueError(f"engine {name!r} must name at least one processor, each once")
+            if any(p.engine != name for p in engine.processors):
+                raise ValueError(f"engine {name!r} holds a processor of another engine")
+            if not any(p.unit == "cpu" for p in engine.processors):
+                raise ValueError(f"engine {name!r} has no cpu; operators would have nowhere to fall back to")
+            for link in engine.links:
+                if link.host not in ids or link.accelerator not in ids:
+                    raise ValueError(f"engine {name!r} links {link.host!r} and {link.accelerator!r}, not both are its own")
+
+    def engine(self, name: str | None = None) -> Engine:
+        """The engine set of that name, or the default one.
+
+        :raises UnknownName: the device has none of that name.
+        """
+        name = name or self.default_engine
+        if name not in self.engines:
+            raise UnknownName("engine", name, self.engines, "hetrl devices")
+        return self.engines[name]
+
+
+def decode_spec(data: bytes, where: str) -> DeviceSpec:
+    """Read a device file's bytes.
+
+    :raises SpecError: naming the field.
+    """
+    try:
+        return msgspec.json.decode(data, type=DeviceSpec)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise SpecError(f"{where} is no device file: {error}", "compare it with `hetrl devices --json`") from None
+
+
+@cache
+def builtin_names() -> tuple[str, ...]:
+    """Ids of the devices that hetrl ships."""
+    folder = resources.files("hetrl.device_bridge") / "specs"
+    return tuple(sorted(f.name.removesuffix(".json") for f in folder.iterdir() if f.name.endswith(".json")))
+
+
+def load_spec(name_or_path: str) -> DeviceSpec:
+    """The spec of a built-in device, or of a device file.
+
+    :raises UnknownName: neither a name nor a file.
+    :raises SpecError: the file cannot be read, or is malformed.
+    """
+    if name_or_path in builtin_names():
+        file = resources.files("hetrl.device_bridge") / "specs" / f"{name_or_path}.json"
+        return decode_spec(file.read_bytes(), name_or_path)
+    path = Path(name_or_path)
+    if path.suffix != ".json" and "/" not in name_or_path and not path.exists():
+        raise UnknownName("device", name_or_path, builtin_names(), "hetrl devices")
+    try:
+        return decode_spec(path.read_bytes(), name_or_path)
+    except OSError as error:
+        raise SpecError(f"{name_or_path} cannot be read ({error.strerror})", "`hetrl devices` lists the built-in ones") from None

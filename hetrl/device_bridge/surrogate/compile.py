@@ -1,0 +1,136 @@
+"""A plan as a schedule of a cost model, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hetrl.device_bridge.spec import Engine, GpuCost
+from hetrl.device_bridge.surrogate.schedule import Placed, Schedule
+from hetrl.device_bridge.surrogate.tables import Option, supports
+from hetrl.device_bridge.surrogate.workload import Workload
+from hetrl.errors import PlanError
+from hetrl.graph import OperatorGraph
+from hetrl.plan import Cap, Compression, MadeBy, Memory, Part, Plan, Segment
+from hetrl.plan_check import model_ref
+
+
+def schedule_of(
+    plan: Plan, engine: Engine, options: Sequence[Option], workload: Workload, groups: Sequence[Sequence[int]]
+) -> tuple[Schedule, tuple[int, ...]]:
+    """The plan's schedule, and the positions whose processor does not support them: they run on the CPU instead.
+
+    :param groups: fusion groups of each segment, as `check_plan` gives them; `workload` is in that order.
+    """
+    index = {processor.id: i for i, processor in enumerate(engine.processors)}
+    number = {option: i for i, option in enumerate(options)}
+    cpu = next(i for i, p in enumerate(engine.processors) if p.unit == "cpu")
+    placed: list[Placed] = []
+    fallen: list[int] = []
+    position = 0
+    for members, segment in zip(groups, plan.segments, strict=True):
+        option = option_of(segment, index)
+        memory = segment.memory or _default_memory(engine)
+        start = position
+        for place in range(position, position + len(members)):
+            if all(supports(engine.processors[p], workload.items[place]) for p in option.processors):
+                continue
+            fallen.append(place)
+            if place > start:
+                placed.append(Placed(start, place - 1, number[option], memory))
+            placed.append(Placed(place, place, number[Option((cpu,))], memory))
+            start = place + 1
+        position += len(members)
+        if start < position:
+            placed.append(Placed(start, position - 1, number[option], memory))
+    caps = {cap.processor: cap.duty for cap in plan.caps}
+    duty = tuple(caps.get(p.id, 1.0) for p in engine.processors)
+    return Schedule(tuple(placed), duty, plan.queue_window, plan.kernel_slice_ms), tuple(fallen)
+
+
+def option_of(segment: Segment, index: dict[str, int]) -> Option:
+    """The placement of a segment; `index` numbers the engine's processors."""
+    return Option(
+        tuple(index[p.processor] for p in segment.parts), segment.axis, tuple(p.share_pct for p in segment.parts)
+    )
+
+
+def check_engine(plan: Plan, engine: Engine, device: str) -> None:
+    """Whether a plan names only what the engine has.
+
+    :raises PlanError: naming the field.
+    """
+    known = {processor.id: processor for processor in engine.processors}
+    pairs = {(link.accelerator, link.host) for link in engine.links}
+    for index, segment in enumerate(plan.segments):
+        where = f"segments[{index}]"
+        for name in segment.processors:
+            if name not in known:
+                raise PlanError(f"{where}.parts", f"{device} has no processor {name!r}", f"it has {', '.join(known)}")
+        if len(segment.parts) > 1 and segment.processors not in pairs:
+            can = "; ".join(f"{a} then {h}" for a, h in sorted(pairs))
+            raise PlanError(f"{where}.parts", f"{device} cannot split over {', '.join(segment.processors)}", can)
+        choices = {m for name in segment.processors for m in known[name].memory}
+        if segment.memory is not None and segment.memory not in choices:
+            raise PlanError(f"{where}.memory", f"{segment.memory.value!r} is no memory of {segment.processors[0]}")
+    for index, cap in enumerate(plan.caps):
+        if cap.processor not in known:
+            raise PlanError(f"caps[{index}].processor", f"{device} has no processor {cap.processor!r}")
+
+
+def plan_of(  # noqa: PLR0913 - a plan is made of these
+    schedule: Schedule,
+    graph: OperatorGraph,
+    options: Sequence[Option],
+    engine: Engine,
+    *,
+    device: str,
+    engine_name: str,
+    prune_ratio: float = 0.0,
+    made_by: MadeBy | None = None,
+) -> Plan:
+    """The plan that a schedule over the graph's own order describes; caps of 1 are left out."""
+    segments = []
+    for placed in _merged(schedule.segments, options):
+        option = options[placed.option]
+        names = [engine.processors[p].id for p in option.processors]
+        has_choice = any(engine.processors[p].memory for p in option.processors)
+        segments.append(
+            Segment(
+                nodes=tuple(n for g in range(placed.start, placed.end + 1) for n in graph.group_node_ids(g)),
+                parts=tuple(Part(n, s) for n, s in zip(names, option.shares_pct, strict=True)),
+                axis=option.axis,
+                memory=placed.memory if has_choice else None,
+            )
+        )
+    used = {name for segment in segments for name in segment.processors}
+    caps = tuple(
+        Cap(p.id, d) for p, d in zip(engine.processors, schedule.duty, strict=False) if d < 1 and p.id in used
+    )
+    accelerated = any(len(s.parts) > 1 or not s.parts[0].processor.startswith("cpu/") for s in segments)
+    return Plan(
+        model=model_ref(graph),
+        device=device,
+        engines=(engine_name,),
+        segments=tuple(segments),
+        compression=Compression(prune_ratio),
+        caps=caps,
+        queue_window=schedule.queue_window if accelerated else None,
+        kernel_slice_ms=schedule.slice_ms if accelerated else None,
+        made_by=made_by,
+    )
+
+
+def _merged(segments: Sequence[Placed], options: Sequence[Option]) -> list[Placed]:
+    """Neighbours on the same single processor are one segment: where they meet costs nothing."""
+    merged: list[Placed] = []
+    for placed in segments:
+        last = merged[-1] if merged else None
+        if last and not options[placed.option].split and (last.option, last.memory) == (placed.option, placed.memory):
+            merged[-1] = Placed(last.start, placed.end, last.option, last.memory)
+        else:
+            merged.append(placed)
+    return merged
+
+
+def _default_memory(engine: Engine) -> Memory:
+    return next((p.cost.friendly_memory for p in engine.processors if isinstance(p.cost, GpuCost)), Memory.BUFFER)

@@ -1,0 +1,135 @@
+"""The surrogate as a device: a calibrated model of a phone behind the same seam as a real one."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from hetrl.compress.channels import pruned
+from hetrl.condition import Condition
+from hetrl.device_bridge.base import Device, DeviceInfo
+from hetrl.device_bridge.spec import DeviceSpec
+from hetrl.device_bridge.surrogate.compile import check_engine, option_of, schedule_of
+from hetrl.device_bridge.surrogate.cost_model import Answers, CostModel
+from hetrl.device_bridge.surrogate.schedule import Schedule, batch_of
+from hetrl.device_bridge.surrogate.tables import MAX_CHAIN, Option, build_tables, engine_options
+from hetrl.device_bridge.surrogate.workload import workload_of
+from hetrl.graph import OperatorGraph
+from hetrl.measurement import Failure, Fallback, Measurement, SegmentTiming, Utilization
+from hetrl.plan import Evidence, Plan
+from hetrl.plan_check import check_plan
+
+RAM_SHARE = 0.5  # of a phone's memory that one app may hold before the system kills it (assumed)
+
+
+class SurrogateDevice(Device):
+    """Predicts measurements of one model on one engine set of a device file.
+
+    `evidence` is `calibrated` where the model's own measurements are in the engine's fit, else `predicted`.
+    """
+
+    def __init__(self, spec: DeviceSpec, graph: OperatorGraph, engine: str | None = None) -> None:
+        self.spec = spec
+        self.graph = graph
+        self.engine_name = engine or spec.default_engine
+        self.engine = spec.engine(self.engine_name)
+        self.options = engine_options(self.engine)
+        self._pruned = lru_cache(maxsize=16)(lambda ratio: pruned(graph, ratio))
+        self._models = lru_cache(maxsize=32)(self._build)
+
+    @property
+    def evidence(self) -> Evidence:
+        calibrated = self.graph.structure_hash in self.engine.calibrated_models
+        return Evidence.CALIBRATED if calibrated else Evidence.PREDICTED
+
+    def describe(self) -> DeviceInfo:
+        return DeviceInfo(
+            id=self.spec.id,
+            description=f"surrogate of {self.spec.phone} ({self.spec.soc})",
+            engines=(self.engine_name,),
+            processors=tuple(p.id for p in self.engine.processors),
+            deterministic=True,
+        )
+
+    def model_bytes(self, prune_ratio: float) -> int:
+        """Bytes of weights after pruning."""
+        return self._pruned(prune_ratio).weight_bytes
+
+    @property
+    def memory_limit_mb(self) -> float:
+        """Peak memory above which a plan fails."""
+        return 1e3 * RAM_SHARE * self.spec.ram_gb.value
+
+    def cost_model(self, prune_ratio: float = 0.0, options: tuple[Option, ...] | None = None) -> CostModel:
+        """The cost model over the graph's own order, with the standard options or others."""
+        return self._models(prune_ratio, None, options or self.options, MAX_CHAIN)
+
+    def measure(self, plan: Plan, condition: Condition) -> Measurement:
+        groups = check_plan(plan, self.graph)
+        check_engine(plan, self.engine, self.spec.id)
+        order = tuple(group for segment in groups for group in segment)
+        index = {p.id: i for i, p in enumerate(self.engine.processors)}
+        needed = {option_of(segment, index) for segment in plan.segments}
+        options = self.options
+        if not needed <= set(options):
+            options = (*options[: len(index)], *sorted(needed - set(options[: len(index)]), key=repr))
+        chain = max(MAX_CHAIN, *(len(segment) for segment in groups))
+        in_order = None if order == tuple(range(len(order))) else order
+        model = self._models(plan.compression.prune_ratio, in_order, options, chain)
+        schedule, fallen = schedule_of(plan, self.engine, options, model.tables.workload, groups)
+        answers = model.evaluate(batch_of([schedule], len(order), len(index)), condition.ui)
+        if not np.isfinite(answers.latency_ms[0]):
+            return Measurement.failed(
+                Failure.UNSUPPORTED, "a split leaves one of its parts without rows or channels", self.evidence
+            )
+        if answers.peak_memory_mb[0] > self.memory_limit_mb:
+            return Measurement.failed(
+                Failure.OUT_OF_MEMORY, f"needs {answers.peak_memory_mb[0]:.0f} MB of {self.spec.ram_gb.value:g} GB",
+                self.evidence,
+            )  # fmt: skip
+        names = [f"s{number}" for number, segment in enumerate(groups) for _ in segment]
+        return self._measurement(names, model, schedule, fallen, answers)
+
+    def _build(
+        self, prune_ratio: float, order: tuple[int, ...] | None, options: tuple[Option, ...], chain: int
+    ) -> CostModel:
+        workload = workload_of(self._pruned(prune_ratio), order)
+        return CostModel(build_tables(workload, self.engine, options, chain), self.spec.idle_w.value)
+
+    def _measurement(
+        self, names: list[str], model: CostModel, schedule: Schedule, fallen: tuple[int, ...], answers: Answers
+    ) -> Measurement:
+        """:param names: the plan's segment at each position; a fallback cuts it into several timings."""
+        latency = float(answers.latency_ms[0])
+        drop = float(answers.frame_drop_rate[0])
+        steps = answers.steps
+        items = model.tables.workload.items
+        processors = self.engine.processors
+        segments = []
+        for placed in schedule.segments:
+            units = tuple(processors[p].id for p in model.tables.options[placed.option].processors)
+            begin = float(steps.end_ms[placed.start - 1, 0]) if placed.start else 0.0
+            moved = float(steps.transfer_ms[placed.start : placed.end + 1, 0].sum())
+            segments.append(SegmentTiming(names[placed.start], units, begin, float(steps.end_ms[placed.end, 0]), moved))
+        fallbacks = tuple(
+            Fallback(
+                node=self.graph.group_node_ids(items[k].group)[0],
+                reason=f"{'/'.join(sorted(items[k].op_types))} is not supported where the plan puts it; ran on the CPU",
+                cost_ms=float(steps.transfer_ms[k, 0] + steps.work_ms[k, 0]),
+            )
+            for k in fallen
+        )
+        return Measurement(
+            evidence=self.evidence,
+            latency_ms=latency,
+            samples_ms=(latency,),
+            peak_memory_mb=float(answers.peak_memory_mb[0]),
+            energy_mj=float(answers.energy_mj[0]),
+            frame_drop_rate=None if np.isnan(drop) else drop,
+            utilization=tuple(
+                Utilization(p.id, float(answers.busy_ms[i, 0]) / latency) for i, p in enumerate(processors)
+            ),
+            segments=tuple(segments),
+            fallbacks=fallbacks,
+        )

@@ -1,0 +1,341 @@
+"""Lookup tables of a workload on an engine set: time, traffic and memory of every group under every option.
+
+An option is a placement: one processor, or a link's two processors with an axis and shares. For a height split the
+numbers depend on the last group of the chain too (halos grow backwards from its cut), so tables have an axis
+`offset` = chain end - position; all other options use offset 0. Shapes: n positions, O options, L offsets, P processors, M memory types.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from hetrl.device_bridge.spec import CpuCost, Engine, Link, Processor
+from hetrl.device_bridge.surrogate.op_time import BYTES_PER_ELEMENT, KIND_CODE, OpShapes, cpu_time_ms, gpu_time_ms
+from hetrl.device_bridge.surrogate.workload import Workload, WorkItem
+from hetrl.graph import InputRole, OpKind
+from hetrl.plan import Axis, Memory
+from hetrl.splits import channel_bounds, every_part_works, input_rows, row_bounds
+
+Floats = npt.NDArray[np.float64]
+MEMORIES = tuple(Memory)
+MELEMS = 1e6
+DEFAULT_SHARES_PCT = tuple(range(10, 100, 10))  # of the accelerator; CoDL's own grid
+MAX_CHAIN = 30  # CoDL's limit on a chain's length
+# Operators that read all input channels for any slice of output channels.
+_READS_ALL_CHANNELS = frozenset({OpKind.CONV, OpKind.CONV_TRANSPOSE, OpKind.GEMM, OpKind.MATMUL})
+
+
+@dataclass(frozen=True)
+class Option:
+    """A placement: `processors` index the engine's; an accelerator comes before its host."""
+
+    processors: tuple[int, ...]
+    axis: Axis = Axis.NONE
+    shares_pct: tuple[int, ...] = (100,)
+
+    @property
+    def split(self) -> bool:
+        return len(self.processors) > 1
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One processor's parts: where they belong (position, option, offset), and their shapes."""
+
+    position: npt.NDArray[np.int64]
+    option: npt.NDArray[np.int64]
+    offset: npt.NDArray[np.int64]
+    shapes: OpShapes
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What of the tables depends on shapes alone, not on how fast the device is.
+
+    :param parts: per processor of the engine, its parts; None if it has none.
+    :param host_in: per position and read, (O, L): 1e6 elements of the operand that the host's part of a split reads.
+    :param host_out: (n, O, L), 1e6 elements that the host's part of a split contributes to the output.
+    :param possible: (n, O), whether a segment may end here with this option.
+    :param weights_mb: (n, O), bytes of weights held by all parts together.
+    """
+
+    workload: Workload
+    options: tuple[Option, ...]
+    parts: tuple[Timed | None, ...]
+    host_in: tuple[tuple[Floats, ...], ...]
+    host_out: Floats
+    possible: npt.NDArray[np.bool_]
+    weights_mb: Floats
+
+
+@dataclass(frozen=True)
+class Tables(Layout):
+    """A layout with its times on one engine set.
+
+    :param time_ms: (M, n, O, L, P), busy time of each processor; inf where the option is impossible.
+    """
+
+    engine: Engine
+    time_ms: Floats
+
+
+def engine_options(engine: Engine, shares_pct: Sequence[int] = DEFAULT_SHARES_PCT) -> tuple[Option, ...]:
+    """Every placement that an engine set offers: single processors, then each link's splits."""
+    index = {processor.id: i for i, processor in enumerate(engine.processors)}
+    options = [Option((i,)) for i in range(len(engine.processors))]
+    for link in engine.links:
+        pair = (index[link.accelerator], index[link.host])
+        for axis in (Axis.HEIGHT, Axis.OUTPUT_CHANNELS):
+            options += [Option(pair, axis, (share, 100 - share)) for share in shares_pct]
+    return tuple(options)
+
+
+def supports(processor: Processor, item: WorkItem) -> bool:
+    """Whether a processor runs a group; a CPU runs everything."""
+    if processor.unit == "cpu":
+        return True
+    refused = set(processor.unsupported)
+    return item.geometry.kind is not OpKind.UNKNOWN and not (
+        item.geometry.kind.value in refused or item.op_types & refused
+    )
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Rows and channels of one part of one group, before it is timed."""
+
+    position: int
+    option: int
+    offset: int
+    processor: int
+    rows: int
+    channels: int
+    read_fraction: float
+    extra_fraction: float
+    weight_fraction: float
+
+
+def build_tables(
+    workload: Workload, engine: Engine, options: Sequence[Option], max_chain: int = MAX_CHAIN
+) -> Tables:
+    """Tables of `workload` under `options`; height chains have at most `max_chain` groups."""
+    return time_layout(build_layout(workload, engine, options, max_chain), engine)
+
+
+def build_layout(
+    workload: Workload, engine: Engine, options: Sequence[Option], max_chain: int = MAX_CHAIN
+) -> Layout:
+    """The part of `build_tables` that any engine with the same processors and support shares."""
+    n, count = len(workload.items), len(options)
+    depth = max(1, min(max_chain, n))
+    host_out = np.zeros((n, count, depth))
+    host_in = tuple(tuple(np.zeros((count, depth)) for _ in item.reads) for item in workload.items)
+    possible = np.zeros((n, count), dtype=bool)
+    weights_mb = np.zeros((n, count))
+    runs = [[supports(p, item) for p in engine.processors] for item in workload.items]
+    pieces: list[_Piece] = []
+    for o, option in enumerate(options):
+        able = [all(run[p] for p in option.processors) for run in runs]
+        for k, item in enumerate(workload.items):
+            weights = item.weight_elements * BYTES_PER_ELEMENT / 1e6
+            weights_mb[k, o] = weights * (2 if option.axis is Axis.HEIGHT else 1)
+            if not able[k]:
+                continue
+            if not option.split:
+                possible[k, o] = True
+                whole = (item.geometry.out_h, item.geometry.out_channels, 1.0, 1.0, 1.0)
+                pieces.append(_Piece(k, o, 0, option.processors[0], *whole))
+            elif option.axis is Axis.OUTPUT_CHANNELS:
+                parts = _channel_pieces(workload, k, o, option)
+                possible[k, o] = bool(parts)
+                pieces += parts
+                if parts:
+                    _channel_traffic(workload, k, o, parts[-1].channels, host_in, host_out)
+            else:
+                chain = _height_pieces(workload, k, o, option, able, depth, host_in, host_out)
+                possible[k, o] = bool(chain)
+                pieces += chain
+    return Layout(
+        workload=workload,
+        options=tuple(options),
+        parts=tuple(_timed(workload, [x for x in pieces if x.processor == p]) for p in range(len(engine.processors))),
+        host_in=host_in,
+        host_out=host_out,
+        possible=possible,
+        weights_mb=weights_mb,
+    )
+
+
+def time_layout(layout: Layout, engine: Engine) -> Tables:
+    """Time all parts of a layout on an engine set."""
+    shape = (len(MEMORIES), *layout.host_out.shape, len(engine.processors))
+    time = np.full(shape, np.inf)
+    for part in layout.parts:
+        if part is not None:
+            time[:, part.position, part.option, part.offset] = 0.0  # who has no part of an option rests
+    for p, (processor, part) in enumerate(zip(engine.processors, layout.parts, strict=True)):
+        if part is None:
+            continue
+        for m, memory in enumerate(MEMORIES):
+            if isinstance(processor.cost, CpuCost):
+                took = cpu_time_ms(part.shapes, processor.cost)
+            else:
+                friendly = memory is processor.cost.friendly_memory
+                took = gpu_time_ms(part.shapes, processor.cost, friendly=friendly)
+            time[m, part.position, part.option, part.offset, p] = took
+    return Tables(**vars(layout), engine=engine, time_ms=time)
+
+
+def _channel_pieces(workload: Workload, k: int, o: int, option: Option) -> list[_Piece]:
+    item = workload.items[k]
+    channels = item.geometry.out_channels
+    bounds = channel_bounds(channels, option.shares_pct)
+    if not item.splits_channels or not every_part_works(bounds):
+        return []
+    pieces = []
+    for processor, low, high in zip(option.processors, bounds, bounds[1:], strict=False):
+        part = (high - low) / channels
+        read = 1.0 if item.geometry.kind in _READS_ALL_CHANNELS and not item.geometry.depthwise else part
+        pieces.append(_Piece(k, o, 0, processor, item.geometry.out_h, high - low, read, part, part))
+    return pieces
+
+
+def _channel_traffic(
+    workload: Workload, k: int, o: int, host_channels: int, host_in: tuple[tuple[Floats, ...], ...], host_out: Floats
+) -> None:
+    item = workload.items[k]
+    part = host_channels / item.geometry.out_channels
+    all_channels = item.geometry.kind in _READS_ALL_CHANNELS and not item.geometry.depthwise
+    for slot, read in enumerate(item.reads):
+        fraction = 1.0 if all_channels and read.role is not InputRole.ALIGNED else part
+        host_in[k][slot][o, 0] = fraction * workload.elements[read.tensor] / MELEMS
+    host_out[k, o, 0] = part * sum(workload.elements[t] for t in item.writes) / MELEMS
+
+
+def _height_pieces(  # noqa: PLR0913 - one cut decides all of these together
+    workload: Workload,
+    end: int,
+    o: int,
+    option: Option,
+    able: Sequence[bool],
+    depth: int,
+    host_in: tuple[tuple[Floats, ...], ...],
+    host_out: Floats,
+) -> list[_Piece]:
+    """The pieces of every chain that ends at `end`: rows are cut there, and halos are added going backwards."""
+    if not workload.items[end].splits_height:
+        return []
+    rows_end = row_bounds(workload.items[end].geometry.out_h, option.shares_pct)
+    if not every_part_works(rows_end):
+        return []
+    pieces: list[_Piece] = []
+    upper: dict[int, int] = {}  # position -> rows [0, upper) of the accelerator's part
+    lower: dict[int, int] = {}  # position -> rows [lower, all) of the host's part
+    for k in range(end, max(-1, end - depth), -1):
+        item = workload.items[k]
+        if not (able[k] and item.splits_height):
+            break
+        upper[k], lower[k] = _rows_needed(workload, k, upper, lower, option)
+        rows = item.geometry.out_h
+        for processor, part_rows in zip(option.processors, (upper[k], rows - lower[k]), strict=True):
+            fraction = part_rows / rows
+            pieces.append(
+                _Piece(k, o, end - k, processor, part_rows, item.geometry.out_channels, fraction, fraction, 1.0)
+            )
+        for slot, read in enumerate(item.reads):
+            share = (rows - lower[k]) / rows
+            if read.role is InputRole.WINDOW:
+                share = 1 - _window(item, lower[k], rows)[0] / max(1, item.geometry.in_h)
+            host_in[k][slot][o, end - k] = share * workload.elements[read.tensor] / MELEMS
+        out = sum(workload.elements[t] for t in item.writes)
+        host_out[k, o, end - k] = (rows - upper[k]) / rows * out / MELEMS
+    return pieces
+
+
+def _rows_needed(
+    workload: Workload, k: int, upper: dict[int, int], lower: dict[int, int], option: Option
+) -> tuple[int, int]:
+    """Rows of group k's output that the parts of its readers in the chain need; its own cut where it has none."""
+    item = workload.items[k]
+    rows = item.geometry.out_h
+    ends, starts = [], []
+    for reader in sorted({r for t in item.writes for r in workload.readers[t] if r in upper}):
+        for read in workload.items[reader].reads:
+            if read.tensor in item.writes:
+                if read.role is InputRole.WINDOW:
+                    ends.append(_window(workload.items[reader], 0, upper[reader])[1])
+                    starts.append(_window(workload.items[reader], lower[reader], _rows(workload, reader))[0])
+                else:
+                    ends.append(upper[reader])
+                    starts.append(lower[reader])
+    if not ends:
+        cut = row_bounds(rows, option.shares_pct)[1]
+        return cut, min(cut, rows - 1)
+    start = min(min(starts), rows - 1)
+    return min(rows, max(1, start, *ends)), start  # together the parts always make the whole tensor
+
+
+def _rows(workload: Workload, position: int) -> int:
+    return workload.items[position].geometry.out_h
+
+
+def _window(item: WorkItem, first: int, last: int) -> tuple[int, int]:
+    g = item.geometry
+    return input_rows(
+        first, last, height=g.in_h, kernel=g.kernel_h, stride=g.stride_h, dilation=g.dilation_h, pad_top=g.pad_top
+    )
+
+
+def _timed(workload: Workload, pieces: Sequence[_Piece]) -> Timed | None:
+    if not pieces:
+        return None
+    where = np.array([(x.position, x.option, x.offset) for x in pieces], dtype=np.int64)
+    return Timed(where[:, 0], where[:, 1], where[:, 2], _shapes(workload, pieces))
+
+
+def _shapes(workload: Workload, pieces: Sequence[_Piece]) -> OpShapes:
+    geometries = [workload.items[p.position].geometry for p in pieces]
+    first, extra = zip(*(_operands(workload, p.position) for p in pieces), strict=True)
+
+    def ints(values: Sequence[int]) -> npt.NDArray[np.int64]:
+        return np.array(values, dtype=np.int64)
+
+    read = np.array([p.read_fraction for p in pieces])
+    shapes = OpShapes(
+        kind=ints([KIND_CODE[g.kind] for g in geometries]),
+        batch=ints([g.batch for g in geometries]),
+        in_channels=ints([g.in_channels for g in geometries]),
+        out_channels=ints([p.channels for p in pieces]),
+        out_h=ints([p.rows for p in pieces]),
+        out_w=ints([g.out_w for g in geometries]),
+        kernel_h=ints([g.kernel_h for g in geometries]),
+        kernel_w=ints([g.kernel_w for g in geometries]),
+        stride=ints([g.stride_h for g in geometries]),
+        dilation=ints([g.dilation_h for g in geometries]),
+        groups=ints([g.groups for g in geometries]),
+        in_elements=np.array(first) * read,
+        extra_elements=np.array(extra) * np.array([p.extra_fraction for p in pieces]),
+        weight_elements=np.array([workload.items[p.position].weight_elements * p.weight_fraction for p in pieces]),
+    )
+    padded = (shapes.batch * shapes.in_channels * shapes.in_h * shapes.in_w).astype(np.float64)
+    windowed = np.isin(shapes.kind, [KIND_CODE[OpKind.CONV], KIND_CODE[OpKind.POOL]])
+    channel_part = np.array([p.channels for p in pieces]) / np.array([max(1, g.out_channels) for g in geometries])
+    by_channel = (shapes.kind == KIND_CODE[OpKind.POOL]) | (shapes.groups > 1)
+    whole_rows = np.where(windowed, padded * np.where(by_channel, channel_part, 1.0), shapes.in_elements)
+    return replace(shapes, in_elements=whole_rows)
+
+
+def _operands(workload: Workload, position: int) -> tuple[float, float]:
+    """Elements of the first operand, and of all further ones together."""
+    sizes = [workload.elements[read.tensor] for read in workload.items[position].reads]
+    return float(sizes[0] if sizes else 0), float(sum(sizes[1:]))
+
+
+def link_of(engine: Engine, accelerator: int) -> Link:
+    """The link between an accelerator and its host."""
+    name = engine.processors[accelerator].id
+    return next(link for link in engine.links if link.accelerator == name)

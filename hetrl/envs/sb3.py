@@ -1,0 +1,85 @@
+"""The batched environment as a stable-baselines3 `VecEnv`, with the masks that sb3-contrib's MaskablePPO asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvObs, VecEnvStepReturn
+
+from hetrl.envs.core import Finished, PartitionCore
+from hetrl.envs.spaces import action_space, observation_space
+
+Bools = npt.NDArray[np.bool_]
+
+
+class PartitionVecEnv(VecEnv):
+    """All of a core's plans as environments of one vector; finished plans start anew in the same step.
+
+    :param finished: told about every batch of complete plans.
+    """
+
+    def __init__(self, core: PartitionCore, finished: Callable[[Finished], None] | None = None) -> None:
+        self.core = core
+        self._finished = finished
+        self._actions = np.zeros(core.size, dtype=np.int64)
+        self.render_mode = None
+        super().__init__(core.size, observation_space(core.space), action_space(core.space))
+
+    def reset(self) -> VecEnvObs:
+        self._reset_seeds()
+        self._reset_options()
+        return self.core.reset()
+
+    def step_async(self, actions: npt.NDArray[Any]) -> None:
+        self._actions = np.asarray(actions, dtype=np.int64)
+
+    def step_wait(self) -> VecEnvStepReturn:
+        rewards, repaired, finished = self.core.step(self._actions)
+        infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        for index in np.flatnonzero(repaired):
+            infos[index]["repaired"] = True
+        done = np.full(self.num_envs, finished is not None)
+        observation = self.core.observe()
+        if finished is not None:
+            for index in range(self.num_envs):
+                infos[index]["terminal_observation"] = observation[index]
+                infos[index]["TimeLimit.truncated"] = False
+                infos[index]["episode"] = {"r": float(rewards[index]), "l": self.core.space.length, "t": 0.0}
+            if self._finished is not None:
+                self._finished(finished)
+            observation = self.core.reset()
+        return observation, rewards.astype(np.float32), done, infos
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+    def action_masks(self) -> Bools:
+        """(B, width) legal actions."""
+        return self.core.masks()
+
+    def env_method(self, method_name: str, *args: Any, indices: VecEnvIndices = None, **kwargs: Any) -> list[Any]:
+        if method_name != "action_masks":
+            raise AttributeError(f"PartitionVecEnv has no method {method_name!r}")
+        masks = self.core.masks()
+        return [masks[i] for i in self._get_indices(indices)]
+
+    def has_attr(self, attr_name: str) -> bool:
+        return attr_name == "action_masks" or super().has_attr(attr_name)
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        value = self.action_masks if attr_name == "action_masks" else getattr(self, attr_name)
+        return [value for _ in self._get_indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        raise AttributeError(f"{attr_name!r} of a PartitionVecEnv cannot be set")
+
+    def env_is_wrapped(
+        self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: VecEnvIndices = None
+    ) -> list[bool]:
+        return [False for _ in self._get_indices(indices)]
+
+

@@ -1,0 +1,232 @@
+"""The plans that a run may choose from, as a sequence of discrete decisions.
+
+First what holds for the whole plan (granularity, memory type, pruning ratio, queue window, kernel slicing, a cap per
+processor), then one decision per fusion group in execution order: 0 continues the segment before it, 1 + o starts a
+new segment with placement o. Masks leave out what is impossible or says the same twice, so that every complete
+sequence of legal decisions is a valid plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from hetrl.accuracy import predicted_accuracy_drop_pct
+from hetrl.device_bridge.surrogate.compile import plan_of
+from hetrl.device_bridge.surrogate.cost_model import Schedules
+from hetrl.device_bridge.surrogate.device import SurrogateDevice
+from hetrl.device_bridge.surrogate.schedule import Placed, Schedule
+from hetrl.device_bridge.surrogate.tables import MAX_CHAIN, MEMORIES
+from hetrl.errors import UsageError
+from hetrl.objective import Objective
+from hetrl.plan import Axis, MadeBy, Memory, Plan
+
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
+PRUNE_RATIOS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
+QUEUE_WINDOWS = (16, 4, 2, 1)
+SLICES_MS: tuple[float | None, ...] = (None, 4.0, 1.0)
+DUTIES = (1.0, 0.75, 0.5, 0.25)
+CONTINUE = 0
+
+
+class Granularity(StrEnum):
+    """How finely work is distributed."""
+
+    SINGLE = "single"  # the whole model on one processor
+    SUBGRAPH = "subgraph"  # runs of at least two fusion groups, each on one processor
+    INTER_OP = "inter_op"  # every fusion group on a processor of its own
+    INTRA_OP = "intra_op"  # fusion groups may also be split over processors
+
+
+GRANULARITIES = tuple(Granularity)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One global decision: its name and what its choices mean, for people and for reports."""
+
+    name: str
+    choices: tuple[str, ...]
+
+
+class PlanSpace:
+    """All plans of one model on one engine set that a run allows.
+
+    :param device: the surrogate that knows which placements are possible.
+    :param objective: its accuracy budget bounds the pruning ratios.
+    """
+
+    def __init__(self, device: SurrogateDevice, objective: Objective) -> None:
+        self.device = device
+        self.graph = device.graph
+        self.engine = device.engine
+        self.options = device.options
+        allowed = [r for r in PRUNE_RATIOS if predicted_accuracy_drop_pct(r) <= objective.max_accuracy_drop_pct]
+        self.prune_ratios = tuple(allowed)
+        self.memories = tuple(m for m in MEMORIES if any(m in p.memory for p in self.engine.processors)) or (Memory.BUFFER,)
+        self.groups = len(self.graph.groups)
+        if not self.groups:
+            raise UsageError(f"{self.graph.name!r} has no operator to place")
+        self.single = np.array([not o.split for o in self.options])
+        self.chained = np.array([o.axis is Axis.HEIGHT for o in self.options])
+        possible = [device.cost_model(ratio).tables.possible for ratio in self.prune_ratios]
+        self.possible: Bools = np.logical_and.reduce(possible)
+
+    @cached_property
+    def globals(self) -> tuple[Decision, ...]:
+        """The global decisions, in order."""
+        return (
+            Decision("granularity", tuple(g.value for g in GRANULARITIES)),
+            Decision("memory", tuple(m.value for m in self.memories)),
+            Decision("prune_ratio", tuple(f"{r:g}" for r in self.prune_ratios)),
+            Decision("queue_window", tuple(str(w) for w in QUEUE_WINDOWS)),
+            Decision("kernel_slice_ms", tuple("none" if s is None else f"{s:g}" for s in SLICES_MS)),
+            *(Decision(f"cap {p.id}", tuple(f"{d:g}" for d in DUTIES)) for p in self.engine.processors),
+        )
+
+    @property
+    def length(self) -> int:
+        """Decisions per plan."""
+        return len(self.globals) + self.groups
+
+    @property
+    def width(self) -> int:
+        """Most choices that any decision has."""
+        return max(1 + len(self.options), *(len(d.choices) for d in self.globals))
+
+    def mask(self, step: int, taken: Ints) -> Bools:
+        """(width, B) choices that are legal at `step`, given (length, B) decisions of which `step` are taken."""
+        legal = np.zeros((self.width, taken.shape[1]), dtype=np.bool_)
+        first = len(self.globals)
+        if step < first:
+            legal[: len(self.globals[step].choices)] = True
+            return legal
+        k = step - first
+        granularity = taken[0]
+        split_allowed = granularity == GRANULARITIES.index(Granularity.INTRA_OP)
+        legal[1 : 1 + len(self.options)] = self.possible[k][:, None] & (self.single[:, None] | split_allowed)
+        one = granularity == GRANULARITIES.index(Granularity.SINGLE)
+        if k == 0:
+            everywhere = self.possible.all(axis=0) & self.single
+            legal[1 : 1 + len(self.options), one] = everywhere[:, None]
+            return legal
+        placed, length = self._state(taken[first:step])
+        legal[CONTINUE] = self.possible[k, placed] & (self.single[placed] | (self.chained[placed] & (length < MAX_CHAIN)))
+        same = np.flatnonzero(self.single[placed] & legal[CONTINUE])
+        legal[1 + placed[same], same] = False  # a neighbour on the same processor is the same segment
+        legal[1:, one] = False
+        short = (granularity == GRANULARITIES.index(Granularity.SUBGRAPH)) & legal[CONTINUE]
+        legal[1:, short & ((length < 2) | (k == self.groups - 1))] = False
+        return legal
+
+    def canonical(self, taken: Ints) -> Ints:
+        """(length, B) decisions with those that do not matter set to their first choice: equal plans, equal columns.
+
+        Granularity only guides the choice of placements; memory type, window and slicing mean nothing without an
+        accelerator, nor does the cap of a processor that has no work.
+        """
+        first = len(self.globals)
+        same = taken.copy()
+        same[0] = 0
+        batch, _ = self.schedules(taken)
+        works = np.array([[p in o.processors for o in self.options] for p in range(len(self.engine.processors))])
+        busy = works[:, batch.option].any(axis=1)
+        same[5:first][~busy] = 0
+        accelerator = np.array([bool(p.memory) for p in self.engine.processors])
+        host_only = ~busy[accelerator].any(axis=0)
+        same[1, host_only] = same[3, host_only] = same[4, host_only] = 0
+        return same
+
+    def _state(self, codes: Ints) -> tuple[Ints, Ints]:
+        """Current option and length of the segment that each plan is in, after the given group decisions."""
+        positions = np.arange(len(codes))[:, None]
+        start = np.where(codes != CONTINUE, positions, 0).max(axis=0)
+        return codes[start, np.arange(codes.shape[1])] - 1, len(codes) - start
+
+    def schedules(self, taken: Ints) -> tuple[Schedules, Ints]:
+        """Complete decisions (length, B) as arrays for the cost model, and the index of each one's pruning ratio."""
+        first = len(self.globals)
+        codes = taken[first:]
+        n, size = codes.shape
+        columns = np.arange(size)
+        positions = np.broadcast_to(np.arange(n)[:, None], (n, size))
+        start = np.maximum.accumulate(np.where(codes != CONTINUE, positions, 0), axis=0)
+        option = codes[start, columns] - 1
+        begins = np.vstack([codes[1:] != CONTINUE, np.ones((1, size), dtype=np.bool_)])
+        end = np.minimum.accumulate(np.where(begins, positions, n)[::-1], axis=0)[::-1]
+        memory = np.array([MEMORIES.index(m) for m in self.memories])[taken[1]]
+        slices = np.array([np.inf if s is None else s for s in SLICES_MS])
+        batch = Schedules(
+            option=option,
+            start=start,
+            end=end,
+            memory=np.broadcast_to(memory, (n, size)),
+            duty=np.array(DUTIES)[taken[5:first]],
+            queue_window=np.array(QUEUE_WINDOWS)[taken[3]],
+            slice_ms=slices[taken[4]],
+        )
+        return batch, taken[2]
+
+    def plan(self, taken: Ints, made_by: MadeBy | None = None) -> Plan:
+        """The plan of one complete sequence of decisions (length,)."""
+        batch, prune = self.schedules(np.asarray(taken)[:, None])
+        starts = sorted(set(batch.start[:, 0].tolist()))
+        memory = self.memories[int(taken[1])]
+        segments = tuple(Placed(s, int(batch.end[s, 0]), int(batch.option[s, 0]), memory) for s in starts)
+        window = QUEUE_WINDOWS[int(taken[3])]
+        schedule = Schedule(
+            segments,
+            tuple(float(d) for d in batch.duty[:, 0]),
+            None if window == QUEUE_WINDOWS[0] else window,
+            SLICES_MS[int(taken[4])],
+        )
+        return plan_of(
+            schedule,
+            self.graph,
+            self.options,
+            self.engine,
+            device=self.device.spec.id,
+            engine_name=self.device.engine_name,
+            prune_ratio=self.prune_ratios[int(prune[0])],
+            made_by=made_by,
+        )
+
+    def decisions(self, schedule: Schedule, prune_ratio: float = 0.0) -> Ints | None:
+        """The decisions that give a schedule over the standard options, None if the space does not hold it."""
+        memories = {placed.memory for placed in schedule.segments}
+        window = schedule.queue_window or QUEUE_WINDOWS[0]
+        duty = schedule.duty or (DUTIES[0],) * len(self.engine.processors)
+        if len(memories) != 1 or prune_ratio not in self.prune_ratios or window not in QUEUE_WINDOWS:
+            return None
+        if schedule.slice_ms not in SLICES_MS or not set(duty) <= set(DUTIES) or not memories <= set(self.memories):
+            return None
+        codes: list[int] = []
+        for placed in schedule.segments:
+            same = bool(codes) and self.single[placed.option] and _current(codes) == placed.option
+            codes.append(CONTINUE if same else 1 + placed.option)
+            codes += [CONTINUE] * (placed.end - placed.start)
+        head = [
+            GRANULARITIES.index(Granularity.INTRA_OP),
+            self.memories.index(next(iter(memories))),
+            self.prune_ratios.index(prune_ratio),
+            QUEUE_WINDOWS.index(window),
+            SLICES_MS.index(schedule.slice_ms),
+            *(DUTIES.index(d) for d in duty),
+        ]
+        return self._legal(np.array(head + codes, dtype=np.int64))
+
+    def _legal(self, taken: Ints) -> Ints | None:
+        column = taken[:, None]
+        legal = all(self.mask(step, column)[taken[step], 0] for step in range(self.length))
+        return taken if legal else None
+
+
+def _current(codes: Sequence[int]) -> int:
+    """Option of the segment that the last code is in."""
+    return next(code - 1 for code in reversed(codes) if code != CONTINUE)

@@ -1,0 +1,86 @@
+"""What a device says of a plan: numbers, or the reason why there are none."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from hetrl.plan import Evidence
+
+
+class Failure(StrEnum):
+    """Why a measurement has no numbers."""
+
+    TIMEOUT = "timeout"
+    LOST = "lost"  # the device went away
+    CRASHED = "crashed"  # the runner died
+    OUT_OF_MEMORY = "out_of_memory"
+    UNSUPPORTED = "unsupported"  # the device cannot run this plan
+    WRONG_OUTPUT = "wrong_output"
+    UNKNOWN_PLAN = "unknown_plan"  # a replay that never saw it
+
+
+class MeasurementError(msgspec.Struct, frozen=True):
+    kind: Failure
+    message: str
+
+
+class SegmentTiming(msgspec.Struct, frozen=True):
+    """When a segment ran: from `start_ms` to `end_ms` of one inference, `transfer_ms` of it moving data."""
+
+    id: str
+    processors: tuple[str, ...]
+    start_ms: float
+    end_ms: float
+    transfer_ms: float
+
+
+class Fallback(msgspec.Struct, frozen=True):
+    """An operator that did not run where the plan put it."""
+
+    node: str
+    reason: str
+    cost_ms: float
+
+
+class Utilization(msgspec.Struct, frozen=True):
+    """Share of the time (0 to 1) that `processor` was busy."""
+
+    processor: str
+    busy: float
+
+
+class Measurement(msgspec.Struct, frozen=True, kw_only=True):
+    """One plan under one condition.
+
+    :param latency_ms: steady-state time per inference, idle time of caps included: the median of `samples_ms`.
+    :param latency_interval_ms: 90 % interval of `latency_ms`, None where it is not known.
+    :param frame_drop_rate: fraction of UI frames dropped, None without a UI.
+    :param error: set exactly when there are no numbers.
+    """
+
+    evidence: Evidence
+    latency_ms: float | None = None
+    latency_interval_ms: tuple[float, float] | None = None
+    samples_ms: tuple[float, ...] = ()
+    peak_memory_mb: float | None = None
+    energy_mj: float | None = None
+    frame_drop_rate: float | None = None
+    utilization: tuple[Utilization, ...] = ()
+    segments: tuple[SegmentTiming, ...] = ()
+    fallbacks: tuple[Fallback, ...] = ()
+    error: MeasurementError | None = None
+
+    def __post_init__(self) -> None:
+        if (self.error is None) == (self.latency_ms is None):
+            raise ValueError("a measurement has either a latency or an error")
+
+    @property
+    def ok(self) -> bool:
+        return self.error is None
+
+    @staticmethod
+    def failed(kind: Failure, message: str, evidence: Evidence = Evidence.MEASURED) -> Measurement:
+        """A measurement that did not come about."""
+        return Measurement(evidence=evidence, error=MeasurementError(kind, message))

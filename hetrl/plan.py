@@ -1,0 +1,259 @@
+"""The plan: what runs where, how it is split, how far the model is compressed and how hard processors are driven.
+
+A plan is data (`hetrl.plan/1`): frozen, validated when it is made, with one canonical JSON form. It names operators
+by their first output tensor, so it can be read, moved and compared without the model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from hetrl.errors import PlanError
+
+SCHEMA = "hetrl.plan/1"
+DEFAULT_QUEUE_WINDOW = 16  # what MACE's documentation suggests for opencl_queue_window_size
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_PROCESSOR = re.compile(r"[a-z0-9_.-]+/[a-z0-9_.-]+/[a-z0-9_.-]+")
+
+
+class Axis(StrEnum):
+    """The output axis along which a segment is split."""
+
+    NONE = "none"
+    HEIGHT = "height"
+    OUTPUT_CHANNELS = "output_channels"
+
+
+class Memory(StrEnum):
+    """OpenCL memory type of an accelerator's tensors."""
+
+    BUFFER = "buffer"
+    IMAGE = "image"
+
+
+class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A processor (`unit/engine/precision`) and its share of the work in percent."""
+
+    processor: str
+    share_pct: int = 100
+
+
+class Segment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Operators placed as one.
+
+    :param nodes: node ids, in execution order.
+    :param parts: one part, or several whose shares sum to 100, the accelerator's first.
+    :param axis: `none` exactly when there is one part.
+    :param memory: memory type on the accelerator; None where no part has a choice.
+    """
+
+    nodes: tuple[str, ...]
+    parts: tuple[Part, ...]
+    axis: Axis = Axis.NONE
+    memory: Memory | None = None
+
+    @property
+    def processors(self) -> tuple[str, ...]:
+        return tuple(part.processor for part in self.parts)
+
+
+class Cap(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Utilization cap: of each window of time, `processor` works at most the fraction `duty` (0 to 1)."""
+
+    processor: str
+    duty: float
+
+
+class Compression(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How the model is made smaller: `prune_ratio` is the share of prunable channels taken away (0 to below 1)."""
+
+    prune_ratio: float = 0.0
+
+
+class ModelRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The model a plan is for; the weights' hash is None where they were not at hand."""
+
+    name: str
+    structure_sha256: str
+    weights_sha256: str | None = None
+
+
+class Evidence(StrEnum):
+    """How a number came about: on the device, from a model fitted to it, or from any other model."""
+
+    MEASURED = "measured"
+    CALIBRATED = "calibrated"
+    PREDICTED = "predicted"
+
+
+class Expected(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the plan's maker saw under `condition`."""
+
+    condition: str
+    latency_ms: float
+    accuracy_drop_pct: float
+    frame_drop_rate: float | None
+    peak_memory_mb: float
+    energy_mj: float | None
+    evidence: Evidence
+
+
+class MadeBy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`method`: agent, hand policy or `exact`; the search that ran it and its seed, where there was one."""
+
+    method: str
+    search: str | None = None
+    seed: int | None = None
+    hetrl: str = ""
+
+
+class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """See the module's text. All invariants that need no model hold for every instance.
+
+    :raises PlanError: naming the field that breaks one.
+    """
+
+    schema: Literal["hetrl.plan/1"] = SCHEMA
+    model: ModelRef
+    device: str
+    engines: tuple[str, ...]
+    segments: tuple[Segment, ...]
+    compression: Compression = Compression()
+    caps: tuple[Cap, ...] = ()
+    queue_window: int | None = None
+    kernel_slice_ms: float | None = None
+    expected: Expected | None = None
+    made_by: MadeBy | None = None
+
+    def __post_init__(self) -> None:
+        _check_model(self.model)
+        if not self.device:
+            raise PlanError("device", "is empty")
+        if not self.engines or len(set(self.engines)) != len(self.engines):
+            raise PlanError("engines", "must name at least one engine, each once")
+        if not self.segments:
+            raise PlanError("segments", "is empty")
+        seen: dict[str, int] = {}
+        for index, segment in enumerate(self.segments):
+            _check_segment(segment, f"segments[{index}]", self.engines)
+            for node in segment.nodes:
+                if node in seen:
+                    raise PlanError(
+                        f"segments[{index}].nodes", f"{node!r} is already in segments[{seen[node]}]; segments overlap"
+                    )
+                seen[node] = index
+        if not (math.isfinite(self.compression.prune_ratio) and 0 <= self.compression.prune_ratio < 1):
+            raise PlanError("compression.prune_ratio", f"{self.compression.prune_ratio} is not in [0, 1)")
+        _check_caps(self.caps)
+        if self.queue_window is not None and not 1 <= self.queue_window <= 1024:
+            raise PlanError("queue_window", f"{self.queue_window} is not in 1 to 1024")
+        if self.kernel_slice_ms is not None and not 0.01 <= self.kernel_slice_ms <= 1000:
+            raise PlanError("kernel_slice_ms", f"{self.kernel_slice_ms} is not in 0.01 to 1000 ms")
+
+    @property
+    def key(self) -> str:
+        """sha256 of what the plan does, whoever made it and whatever it was expected to give."""
+        return hashlib.sha256(encode_plan(msgspec.structs.replace(self, expected=None, made_by=None))).hexdigest()
+
+    @property
+    def processors(self) -> tuple[str, ...]:
+        """Processors used, in order of first use."""
+        return tuple(dict.fromkeys(p for segment in self.segments for p in segment.processors))
+
+    @property
+    def splits(self) -> int:
+        """Number of segments that several processors share."""
+        return sum(len(segment.parts) > 1 for segment in self.segments)
+
+
+def _check_model(model: ModelRef) -> None:
+    for name, value in (("structure_sha256", model.structure_sha256), ("weights_sha256", model.weights_sha256)):
+        if value is not None and not _SHA256.fullmatch(value):
+            raise PlanError(f"model.{name}", "is no sha256 in lower-case hex")
+
+
+def _check_segment(segment: Segment, field: str, engines: tuple[str, ...]) -> None:
+    if not segment.nodes:
+        raise PlanError(f"{field}.nodes", "is empty")
+    if not segment.parts:
+        raise PlanError(f"{field}.parts", "is empty")
+    for number, part in enumerate(segment.parts):
+        where = f"{field}.parts[{number}]"
+        if not _PROCESSOR.fullmatch(part.processor):
+            raise PlanError(f"{where}.processor", f"{part.processor!r} is not of the form unit/engine/precision")
+        if part.processor.split("/")[1] not in engines:
+            raise PlanError(f"{where}.processor", f"{part.processor!r} is of no engine in {list(engines)}")
+        if not 1 <= part.share_pct <= 100:
+            raise PlanError(f"{where}.share_pct", f"{part.share_pct} is not in 1 to 100")
+    if len(set(segment.processors)) != len(segment.parts):
+        raise PlanError(f"{field}.parts", "names a processor twice")
+    total = sum(part.share_pct for part in segment.parts)
+    if total != 100:
+        raise PlanError(f"{field}.parts", f"shares sum to {total}, not to 100")
+    if (segment.axis is Axis.NONE) != (len(segment.parts) == 1):
+        raise PlanError(f"{field}.axis", f"{segment.axis.value!r} does not go with {len(segment.parts)} part(s)")
+
+
+def _check_caps(caps: tuple[Cap, ...]) -> None:
+    names = [cap.processor for cap in caps]
+    if len(set(names)) != len(names):
+        raise PlanError("caps", "names a processor twice")
+    for index, cap in enumerate(caps):
+        if not (math.isfinite(cap.duty) and 0.01 <= cap.duty <= 1):
+            raise PlanError(f"caps[{index}].duty", f"{cap.duty} is not in 0.01 to 1")
+
+
+def encode_plan(plan: Plan) -> bytes:
+    """The canonical bytes: same plan, same bytes."""
+    return msgspec.json.format(msgspec.json.encode(plan), indent=1) + b"\n"
+
+
+def decode_plan(data: bytes, source: str = "plan") -> Plan:
+    """Read a plan; nothing in it is ever executed.
+
+    :raises PlanError: malformed JSON, unknown or missing fields, a broken invariant.
+    """
+    try:
+        return msgspec.json.decode(data, type=Plan)
+    except PlanError:
+        raise
+    except msgspec.ValidationError as error:
+        raise _plan_error(error, source) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise PlanError(source, f"is no JSON ({error})") from None
+
+
+def _plan_error(error: msgspec.ValidationError, source: str) -> PlanError:
+    if isinstance(error.__cause__, PlanError):  # raised while an instance was made
+        return error.__cause__
+    message, _, path = str(error).partition(" - at `$")
+    return PlanError(path.rstrip("`").lstrip(".") or source, message[:1].lower() + message[1:])
+
+
+def load_plan(path: str | Path) -> Plan:
+    """Read a plan file.
+
+    :raises PlanError: see `decode_plan`; also a file that cannot be read.
+    """
+    path = Path(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise PlanError(str(path), f"cannot be read ({error.strerror})", "`hetrl train` writes one") from None
+    return decode_plan(data, str(path))
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of `hetrl.plan/1`."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": SCHEMA,
+        **msgspec.json.schema(Plan),
+    }

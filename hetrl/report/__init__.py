@@ -1,0 +1,1 @@
+"""What people read: tables and charts. Reads the domain alone."""

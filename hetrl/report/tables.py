@@ -1,0 +1,228 @@
+"""Rows, results and plans as rich tables and lines of text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from hetrl.measurement import Fallback, SegmentTiming
+    from hetrl.plan import Plan, Segment
+    from hetrl.results import Comparison, PolicyLatency, Result, Row
+
+NOTHING = "-"
+
+
+def grid(*headings: str) -> Table:
+    """An empty table; a heading that starts with `>` is right-aligned, and its column never wraps."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for heading in headings:
+        if heading.startswith(">"):
+            table.add_column(heading[1:], justify="right", no_wrap=True)
+        else:
+            table.add_column(heading, overflow="fold")
+    return table
+
+
+def number(value: float | None, unit: str = "") -> str:
+    """Four significant digits, never an exponent below a million."""
+    if value is None:
+        return NOTHING
+    text = f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.4g}"
+    return f"{text} {unit}" if unit else text
+
+
+def percent(fraction: float | None) -> str:
+    return NOTHING if fraction is None else f"{100 * fraction:.1f} %"
+
+
+def rows_table(rows: Sequence[Row], best_hand: PolicyLatency | None = None) -> Table:
+    """One line per row, in the given order; `best_hand` is what each latency is set against."""
+    table = grid(
+        "policy", ">latency", *([">vs best hand"] if best_hand else []), ">memory", ">energy", ">frame drops",
+        ">accuracy drop", "processors", "budgets", "evidence",
+    )  # fmt: skip
+    for row in rows:
+        against = [faster(row.latency_ms, best_hand.latency_ms)] if best_hand else []
+        add_row(table, row, against)
+    return table
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """Fastest first; the winner is bold, rows that break a budget say so."""
+    single = best_single(comparison.rows)
+    table = grid(
+        "policy", ">latency", ">vs best single", ">memory", ">energy", ">frame drops", ">accuracy drop", "processors",
+        "budgets", "evidence",
+    )  # fmt: skip
+    for row in comparison.rows:
+        add_row(table, row, [faster(row.latency_ms, single.latency_ms if single else None)])
+        if row.policy == comparison.winner:
+            table.rows[-1].style = "bold"
+    return table
+
+
+def add_row(table: Table, row: Row, against: Sequence[str]) -> None:
+    """Append `row`, with the cells of `against` after its latency."""
+    if row.error is not None:
+        blank = [NOTHING] * (len(table.columns) - 4)
+        cells = [row.policy, NOTHING, *blank, row.error, row.evidence.value]
+        table.add_row(*map(Text, cells), style="dim")
+        return
+    cells = [
+        row.policy,
+        number(row.latency_ms, "ms"),
+        *against,
+        number(row.peak_memory_mb, "MB"),
+        number(row.energy_mj, "mJ"),
+        percent(row.frame_drop_rate),
+        f"{row.accuracy_drop_pct:.2f} points",
+        ", ".join(row.processors),
+        "kept" if row.keeps_budgets else "broken",
+        row.evidence.value,
+    ]
+    table.add_row(*map(Text, cells), style="" if row.keeps_budgets else "dim")
+
+
+def best_single(rows: Sequence[Row]) -> Row | None:
+    """The fastest hand policy on one processor, of those that keep the budgets."""
+    singles = [
+        row
+        for row in rows
+        if len(row.processors) == 1
+        and row.keeps_budgets
+        and row.latency_ms is not None
+        and row.policy not in ("exact", "learned")
+    ]
+    return min(singles, key=lambda row: row.latency_ms or 0.0, default=None)
+
+
+def faster(latency_ms: float | None, reference_ms: float | None) -> str:
+    """How many times faster than the reference."""
+    return f"{reference_ms / latency_ms:.2f}x" if latency_ms and reference_ms else NOTHING
+
+
+def comparison_lines(comparison: Comparison) -> list[str]:
+    """What the table says, in words."""
+    rows = {row.policy: row for row in comparison.rows}
+    winner = rows.get(comparison.winner or "")
+    if winner is None:
+        return ["", "no plan keeps the budgets"]
+    line = f"best       {winner.policy}, {number(winner.latency_ms, 'ms')} ({winner.evidence.value})"
+    single = best_single(comparison.rows)
+    if single is not None and winner is not single:
+        line += f", {faster(winner.latency_ms, single.latency_ms)} the speed of one processor ({single.policy})"
+    return ["", line]
+
+
+def result_lines(result: Result) -> list[str]:
+    """Where the plan is, what it does, and how good it is."""
+    lines = [f"latency    {number(result.latency_ms, 'ms')} ({result.evidence.value})"]
+    if result.best_hand is not None:
+        best = result.best_hand
+        lines[0] += f", {faster(result.latency_ms, best.latency_ms)} the speed of the best hand policy ({best.policy})"
+    if result.bound_ms is not None and result.gap_to_exact is not None:
+        lines.append(
+            f"bound      no allowed plan is faster than {number(result.bound_ms, 'ms')} "
+            f"({result.evidence.value}); this one is within {percent(max(0.0, result.gap_to_exact))} of it"
+        )
+    lines.append(f"does       {plan_words(result.plan)}")
+    if result.plan_path:
+        lines.append(f"plan       {result.plan_path}")
+    lines.append(
+        f"effort     {result.evaluations} evaluations, {result.env_steps} decisions while learning, "
+        f"{result.wall_s:.1f} s{', interrupted: best so far' if result.interrupted else ''}"
+    )
+    return lines
+
+
+def plan_words(plan: Plan) -> str:
+    """What a plan does, in one sentence."""
+    count = len(plan.segments)
+    words = [f"{count} segment{'s' if count > 1 else ''} on {' and '.join(plan.processors)}"]
+    words.append(f"{plan.splits} of them split" if plan.splits else "none of them split")
+    memories = sorted({segment.memory.value for segment in plan.segments if segment.memory is not None})
+    if memories:
+        words.append(f"{' and '.join(memories)} memory")
+    words += globals_words(plan)
+    return ", ".join(words)
+
+
+def globals_words(plan: Plan) -> list[str]:
+    """A plan's global decisions, those that it takes."""
+    words = [f"{cap.processor} busy at most {percent(cap.duty)} of the time" for cap in plan.caps]
+    if plan.queue_window is not None:
+        words.append(f"queue window {plan.queue_window}")
+    if plan.kernel_slice_ms is not None:
+        words.append(f"kernels in slices of {plan.kernel_slice_ms:g} ms")
+    if plan.compression.prune_ratio:
+        words.append(f"{percent(plan.compression.prune_ratio)} of the prunable channels taken away")
+    return words
+
+
+def segments_table(plan: Plan) -> Table:
+    """One line per segment; its id is its first operator's, as in `segments` of `hetrl measure --json`."""
+    table = grid(">#", "id", ">operators", "last operator", "processors", "split along", "memory")
+    for index, segment in enumerate(plan.segments):
+        cells = [
+            str(index),
+            segment.nodes[0],
+            str(len(segment.nodes)),
+            segment.nodes[-1],
+            shares(segment),
+            segment.axis.value.replace("_", " ") if len(segment.parts) > 1 else NOTHING,
+            segment.memory.value if segment.memory else NOTHING,
+        ]
+        table.add_row(*map(Text, cells))
+    return table
+
+
+def shares(segment: Segment) -> str:
+    """`gpu/mace/fp32 70 %, cpu/mace/fp32 30 %`."""
+    if len(segment.parts) == 1:
+        return segment.parts[0].processor
+    return ", ".join(f"{part.processor} {part.share_pct} %" for part in segment.parts)
+
+
+def plan_lines(plan: Plan) -> list[str]:
+    """What `plan show` says below the segments."""
+    lines = [
+        "",
+        f"model      {plan.model.name} (structure {plan.model.structure_sha256[:12]})",
+        f"device     {plan.device}, engine {', '.join(plan.engines)}",
+        f"does       {plan_words(plan)}",
+    ]
+    if plan.expected is not None:
+        told = plan.expected
+        lines.append(
+            f"expected   {number(told.latency_ms, 'ms')} ({told.evidence.value}) when {told.condition}, "
+            f"{number(told.peak_memory_mb, 'MB')}, {number(told.energy_mj, 'mJ')}, "
+            f"frame drops {percent(told.frame_drop_rate)}, accuracy drop {told.accuracy_drop_pct:.2f} points"
+        )
+    if plan.made_by is not None:
+        made = plan.made_by
+        by = [made.method, made.search, None if made.seed is None else f"seed {made.seed}"]
+        lines.append(f"made by    {', '.join(part for part in by if part)}")
+    lines.append(f"key        {plan.key}")
+    return lines
+
+
+def timeline_table(segments: Sequence[SegmentTiming]) -> Table:
+    """When each segment ran."""
+    table = grid("segment", "processors", ">start", ">end", ">transfers")
+    for segment in segments:
+        times = (f"{ms:.3f} ms" for ms in (segment.start_ms, segment.end_ms, segment.transfer_ms))
+        table.add_row(*map(Text, (segment.id, ", ".join(segment.processors), *times)))
+    return table
+
+
+def fallbacks_table(fallbacks: Sequence[Fallback]) -> Table:
+    """Which operators did not run where the plan put them."""
+    table = grid("fallback of", "why", ">cost")
+    for fallback in fallbacks:
+        table.add_row(*map(Text, (fallback.node, fallback.reason, f"{fallback.cost_ms:.3f} ms")))
+    return table
