@@ -1,0 +1,58 @@
+"""hetrl finds which operator of a model runs on which processor of a phone.
+
+    import hetrl
+    result = hetrl.tune("vgg16", "d1", budget=500, seed=0, out="runs/mine")
+    print(result.latency_ms, result.plan.processors)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hetrl.api import compare, load_model, measure, tune
+    from hetrl.device_bridge.registry import open_device
+    from hetrl.errors import HetrlError
+    from hetrl.objective import Objective
+    from hetrl.plan import Plan, load_plan
+    from hetrl.results import Comparison, Result, Row
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Comparison": "hetrl.results",
+    "HetrlError": "hetrl.errors",
+    "Objective": "hetrl.objective",
+    "Plan": "hetrl.plan",
+    "Result": "hetrl.results",
+    "Row": "hetrl.results",
+    "compare": "hetrl.api",
+    "load_model": "hetrl.api",
+    "load_plan": "hetrl.plan",
+    "measure": "hetrl.api",
+    "open_device": "hetrl.device_bridge.registry",
+    "tune": "hetrl.api",
+}
+
+__all__ = [
+    "Comparison",
+    "HetrlError",
+    "Objective",
+    "Plan",
+    "Result",
+    "Row",
+    "compare",
+    "load_model",
+    "load_plan",
+    "measure",
+    "open_device",
+    "tune",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Import public names when they are first used, so that `import hetrl` costs nothing."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'hetrl' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

@@ -11,7 +11,6 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from torch import nn
 
 from hetrl.graph import InputRole, Node, OperatorGraph, OpKind, load_graph
 from hetrl.graph.operator import dtype_bytes
@@ -262,6 +261,21 @@ def test_subgraphs_and_training_mode_become_unknown() -> None:
     assert any("'drop' (Dropout) is in training mode" in w for w in result.warnings)
 
 
+def test_an_if_of_known_condition_has_the_shape_of_the_branch_it_takes() -> None:
+    out = onnx.ValueInfoProto(name="t")
+    branches = [
+        helper.make_graph([helper.make_node(op, ["x"], ["t"])], "branch", [], [out]) for op in ("Flatten", "Identity")
+    ]
+    nodes = [
+        helper.make_node("If", ["yes"], ["y"], then_branch=branches[0], else_branch=branches[1]),
+        helper.make_node("Relu", ["y"], ["z"]),
+    ]
+    graph = _model(nodes, ["z"], {"yes": np.array([True])})
+    assert graph.tensor_by_name["z"].shape == (1, 144)
+    assert graph.nodes[0].geometry.kind is OpKind.VIEW
+    assert (len(graph.groups), graph.warnings) == (1, ())
+
+
 def test_local_functions_are_inlined() -> None:
     body = [helper.make_node("Relu", ["a"], ["b"]), helper.make_node("Neg", ["b"], ["c"])]
     function = helper.make_function("mine", "Both", ["a"], ["c"], body, [helper.make_opsetid("", 17)])
@@ -358,49 +372,55 @@ def test_structure_hash() -> None:
     assert len(runs) == 1
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[nn.Module, OperatorGraph]]:
-    folder = tmp_path_factory.mktemp("torch")
-    modules = (torch_models.MobileNetLike(), torch_models.GoogLeNetLike(), torch_models.ViTLike())
-    return {
-        type(module).__name__: (
-            module,
-            load_graph(torch_models.export(module, folder / f"{index}.onnx", (1, 3, 32, 32))),
-        )
-        for index, module in enumerate(modules)
-    }
+_EXPORTS = {
+    "mobilenet": (torch_models.MobileNetLike(), False),
+    "googlenet": (torch_models.GoogLeNetLike(), False),
+    "vit": (torch_models.ViTLike(), False),
+    "vit-dynamo": (torch_models.ViTLike(blocks=1), True),
+}
 
 
-@pytest.mark.parametrize("name", ["MobileNetLike", "GoogLeNetLike", "ViTLike"])
-def test_exports_load_and_count_like_torch(exported: dict[str, tuple[nn.Module, OperatorGraph]], name: str) -> None:
-    module, graph = exported[name]
+def _exported(name: str, folder: Path) -> OperatorGraph:
+    module, dynamo = _EXPORTS[name]
+    return load_graph(torch_models.export(module, folder / f"{name}.onnx", (1, 3, 32, 32), dynamo=dynamo))
+
+
+def _patterns(graph: OperatorGraph) -> list[str]:
+    return ["+".join(graph.nodes[n].op_type for n in group.nodes) for group in graph.groups]
+
+
+@pytest.mark.parametrize("name", _EXPORTS)
+def test_exports_load_and_count_like_torch(name: str, tmp_path: Path) -> None:
+    graph, module = _exported(name, tmp_path), _EXPORTS[name][0]
     assert graph.warnings == ()
-    kinds = [node.geometry.kind for node in graph.nodes]
-    assert OpKind.UNKNOWN not in kinds
+    assert OpKind.UNKNOWN not in {node.geometry.kind for node in graph.nodes}
     counted = sum(n.macs for n in graph.nodes if n.geometry.kind in (OpKind.CONV, OpKind.GEMM))
     assert counted == torch_models.count_macs(module, (1, 3, 32, 32))
-    if name != "MobileNetLike":  # there the exporter folds normalization into the convolutions
+    if name != "mobilenet":  # there the exporter folds normalization into the convolutions
         assert graph.parameters == sum(p.numel() for p in module.parameters())
+    patterns = _patterns(graph)
+    if name.startswith("vit"):
+        blocks = len(_EXPORTS[name][0].blocks)
+        assert patterns.count("MatMul+Add+Gelu") == blocks
+        assert patterns.count("MatMul+Add+Add") == blocks
+        assert patterns.count("Reshape+MatMul+Add+Add") == blocks
+        assert patterns.count("Squeeze+MatMul+Mul") == blocks
 
 
-def test_exports_group_sensibly(exported: dict[str, tuple[nn.Module, OperatorGraph]]) -> None:
-    def groups(name: str) -> list[str]:
-        graph = exported[name][1]
-        return ["+".join(graph.nodes[n].op_type for n in group.nodes) for group in graph.groups]
-
-    mobile = groups("MobileNetLike")
-    assert len(mobile) == 12
-    assert mobile.count("Conv+Clip") == 7
-    assert mobile.count("Conv+Add") == 2
-    inception = groups("GoogLeNetLike")
-    assert inception.count("Conv+Relu") == 13
-    assert inception.count("Concat") == 2
-    vit = groups("ViTLike")
-    assert vit.count("MatMul+Add+Gelu") == 2
-    assert vit.count("MatMul+Add+Add") == 2
-    assert vit.count("Reshape+MatMul+Add+Add") == 2
-    assert vit.count("Softmax") == 2
-
-    graph = exported["MobileNetLike"][1]
+def test_mobilenet_groups(tmp_path: Path) -> None:
+    graph = _exported("mobilenet", tmp_path)
+    patterns = _patterns(graph)
+    assert len(patterns) == 12
+    assert patterns.count("Conv+Clip") == 7
+    assert patterns.count("Conv+Add") == 2
+    assert patterns[-2:] == ["GlobalAveragePool", "Flatten+Gemm"]
     residual = next(group for group in graph.groups if len(group.inputs) == 2)
     assert [i.role for i in residual.inputs] == [InputRole.WINDOW, InputRole.ALIGNED]
+    assert sum(graph.group_geometry(group.index).depthwise for group in graph.groups) == 3
+
+
+def test_googlenet_groups(tmp_path: Path) -> None:
+    patterns = _patterns(_exported("googlenet", tmp_path))
+    assert patterns.count("Conv+Relu") == 13
+    assert patterns.count("Concat") == 2
+    assert patterns.count("MaxPool") == 3

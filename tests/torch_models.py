@@ -122,14 +122,14 @@ class EncoderBlock(nn.Module):
 
 
 class ViTLike(nn.Module):
-    """Input 1x3x32x32: 16 patches and a class token of 32 numbers, 4 heads, 2 blocks."""
+    """Input 1x3x32x32: 16 patches and a class token of 32 numbers, 4 heads."""
 
-    def __init__(self) -> None:
+    def __init__(self, blocks: int = 2) -> None:
         super().__init__()
         self.patches = nn.Conv2d(3, 32, 8, 8)
         self.token = nn.Parameter(torch.randn(1, 1, 32))
         self.position = nn.Parameter(torch.randn(1, 17, 32))
-        self.blocks = nn.Sequential(EncoderBlock(32, 4), EncoderBlock(32, 4))
+        self.blocks = nn.Sequential(*(EncoderBlock(32, 4) for _ in range(blocks)))
         self.norm = nn.LayerNorm(32)
         self.head = nn.Linear(32, 10)
 
@@ -140,13 +140,22 @@ class ViTLike(nn.Module):
         return logits
 
 
-def export(module: nn.Module, path: Path, input_shape: tuple[int, ...]) -> Path:
-    """Write `module` to `path` as ONNX (torch's default exporter, nothing printed); the input is called `data`."""
+def export(module: nn.Module, path: Path, input_shape: tuple[int, ...], *, dynamo: bool = False) -> Path:
+    """Write `module` to `path` as ONNX, printing nothing; the input is called `data`.
+
+    :param dynamo: torch's default exporter, which takes seconds; the one before it is much faster and the default here.
+    """
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            module.eval(), (torch.randn(input_shape),), path, input_names=["data"], external_data=False, verbose=False
+            module.eval(),
+            (torch.randn(input_shape),),
+            path,
+            input_names=["data"],
+            external_data=False,
+            verbose=False,
+            dynamo=dynamo,
         )
     return path
 

@@ -13,11 +13,11 @@ from hetrl.errors import UsageError
 
 LEFT_OUT = {"segments", "fallbacks"}  # of each row: `hetrl measure` tells them
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.command()
-def compare(
+def compare(  # noqa: PLR0913, PLR0917 (typer reads the options from the parameters)
     device: options.Device,
     model: options.Model,
     plan: Annotated[
@@ -35,8 +35,12 @@ def compare(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Compare hand policies, the exact optimum and learned plans in one table. Learns only with --train."""
+    """Compare hand policies, the exact optimum and learned plans.
+
+    Learns only with --train.
+    """
     options.check_condition(condition)
+    options.check_numbers(budget, seed)
     objective = options.objective(max_accuracy_drop, max_frame_drop)
     shapes = options.input_shapes(input_shape)
     if budget is not None and not train:

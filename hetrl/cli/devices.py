@@ -11,12 +11,15 @@ import typer
 from hetrl.cli import options, output
 from hetrl.device_bridge.spec import DeviceSpec, Quantity, Source, builtin_names, load_spec
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.command()
 def devices(json: options.Json = False) -> None:
-    """List the devices that hetrl knows, and how many of their numbers were measured."""
+    """List the devices that hetrl knows.
+
+    The table also counts how many numbers of each device file were measured, fitted, scaled or assumed.
+    """
     specs = [load_spec(name) for name in builtin_names()]
     if json:
         output.print_json({"devices": [describe(spec) for spec in specs]})

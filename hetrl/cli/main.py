@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from hetrl import __version__
 from hetrl.errors import HetrlError, UnknownName
 
 COMMANDS = ("train", "compare", "measure", "plan", "devices", "models", "policies")
@@ -26,13 +27,23 @@ class Commands(TyperGroup):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name in COMMANDS:
-            return typer.main.get_command(import_module(f"hetrl.cli.{cmd_name}").app)
+            command = typer.main.get_command(import_module(f"hetrl.cli.{cmd_name}").app)
+            command.name = cmd_name
+            return command
         if cmd_name.startswith("-") or ctx.resilient_parsing:
             return None
         raise UnknownName("command", cmd_name, COMMANDS, "hetrl --help")
 
 
-app = typer.Typer(cls=Commands, invoke_without_command=True, pretty_exceptions_enable=False)
+# Plain help: typer's rich panels are narrower, slower, and worse in a pipe. Its completion options make every command
+# import pydantic.
+app = typer.Typer(
+    cls=Commands,
+    invoke_without_command=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
 
 
 @app.callback()
@@ -40,24 +51,14 @@ def root(
     ctx: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
-    """Finds which operator of an ONNX model runs on which processor of a phone.
+    """Find which operator of an ONNX model runs on which processor of a phone.
 
     Exit codes: 0 done; 1 a valid request with a negative answer; 2 your mistake; 3 the device failed; 130 interrupted.
     """
     if version:
-        typer.echo(f"hetrl {installed_version()}")
+        typer.echo(f"hetrl {__version__}")
     elif ctx.invoked_subcommand is None:
         typer.echo(ctx.get_help())
-
-
-def installed_version() -> str:
-    from importlib.metadata import PackageNotFoundError
-    from importlib.metadata import version as version_of
-
-    try:
-        return version_of("hetrl")
-    except PackageNotFoundError:  # run from a checkout
-        return "0+unknown"
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -97,8 +98,9 @@ def usage_line(error: Any) -> str:
     if option and context and hasattr(error, "possibilities"):
         known = [name for parameter in context.command.params for name in parameter.opts if name.startswith("--")]
         return str(UnknownName("option", option, [*known, "--help"], command))
-    message = error.format_message().rstrip(".").replace("\n", " ").replace("\t", "")
-    return f"{message[:1].lower()}{message[1:]}; `{command}` lists what it takes"
+    message = " ".join(error.format_message().rstrip(".").replace(". Did", "; did").split())
+    hint = "" if message.endswith("?") else f"; `{command}` lists what it takes"
+    return f"{message[:1].lower()}{message[1:]}{hint}"
 
 
 def complain(message: str) -> None:

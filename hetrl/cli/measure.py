@@ -13,7 +13,7 @@ from hetrl.measurement import Failure
 
 LOST = (Failure.TIMEOUT, Failure.LOST, Failure.CRASHED)  # the device's fault; the others are answers
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.command()
@@ -27,7 +27,7 @@ def measure(
     input_shape: options.InputShapes = None,
     json: options.Json = False,
 ) -> None:
-    """Measure one plan: a file's, or the one that a hand policy makes."""
+    """Measure one plan: of a file, or of a hand policy."""
     if (policy is None) == (plan is None):
         raise UsageError("measure takes either --policy or --plan", "`hetrl policies` lists the policies")
     options.check_condition(condition)

@@ -7,7 +7,7 @@ import typer
 from hetrl.cli import options, output
 from hetrl.zoo.catalog import catalog
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.command()

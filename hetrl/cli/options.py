@@ -16,31 +16,26 @@ if TYPE_CHECKING:
 
 MAX_BUDGET = 10_000_000  # evaluations; far more than a year of measuring on a phone
 MAX_SEED = 2**32 - 1  # what numpy's and torch's generators take
-MAX_DIMENSION = 2**31 - 1
+MAX_DIGITS = 9  # of one size of an input shape
 
 Device = Annotated[str, typer.Option("--device", metavar="NAME|FILE", help="A device's name or a device file.")]
 Model = Annotated[str, typer.Option("--model", metavar="NAME|FILE", help="A built-in model's name or an ONNX file.")]
 Engine = Annotated[
-    str | None, typer.Option("--engine", metavar="NAME", help="Engine set to plan in.", show_default="the device's")
+    str | None, typer.Option("--engine", metavar="NAME", help="Engine set to plan in (the device's default).")
 ]
 Conditions = Annotated[
     str, typer.Option("--condition", metavar="TEXT", help="The device's state: cold; cold,ui=90hz:3ms; cold,ui=none.")
 ]
 Agent = Annotated[str, typer.Option("--agent", metavar="NAME", help="The agent that learns.")]
-Budget = Annotated[
-    int | None,
-    typer.Option("--budget", metavar="N", min=1, max=MAX_BUDGET, help="Plans to measure at most.", show_default="2000"),
-]
-Seed = Annotated[int, typer.Option("--seed", metavar="N", min=0, max=MAX_SEED, help="Same seed, same plan.")]
+Budget = Annotated[int | None, typer.Option("--budget", metavar="N", help="Plans to measure at most (1000).")]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Same seed, same plan.")]
 MaxAccuracyDrop = Annotated[
     float,
     typer.Option("--max-accuracy-drop", metavar="POINTS", help="Percentage points of accuracy that may be lost."),
 ]
 MaxFrameDrop = Annotated[
     float | None,
-    typer.Option(
-        "--max-frame-drop", metavar="PCT", help="Percent of UI frames that may be dropped.", show_default="no limit"
-    ),
+    typer.Option("--max-frame-drop", metavar="PCT", help="Percent of UI frames that may be dropped (any)."),
 ]
 InputShapes = Annotated[
     list[str] | None,
@@ -48,6 +43,16 @@ InputShapes = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
+
+
+def check_numbers(budget: int | None, seed: int) -> None:
+    """Refuse a budget or a seed out of range.
+
+    :raises UsageError: naming the range.
+    """
+    for name, value, low, high in (("--budget", budget, 1, MAX_BUDGET), ("--seed", seed, 0, MAX_SEED)):
+        if value is not None and not low <= value <= high:
+            raise UsageError(f"{name} {value} is out of range", f"give {low} to {high}")
 
 
 def objective(max_accuracy_drop: float, max_frame_drop: float | None) -> Objective:
@@ -59,18 +64,17 @@ def objective(max_accuracy_drop: float, max_frame_drop: float | None) -> Objecti
 
 
 def input_shapes(texts: Sequence[str] | None) -> dict[str, tuple[int, ...]] | None:
-    """Read `name:1x3x224x224`; a name may hold colons itself.
+    """Read all `--input-shape`.
 
-    :raises UsageError: another form, a dimension out of range, an input given twice.
+    :raises UsageError: see `parse_input_shape`; also a size out of range, an input given twice.
     """
+    from hetrl.graph.inputs import parse_input_shape
+
     shapes: dict[str, tuple[int, ...]] = {}
     for text in texts or ():
-        match = re.fullmatch(r"(.+):([0-9]+(?:x[0-9]+)*)", text)
-        if not match:
-            raise UsageError(f"--input-shape {text!r} is not of the form name:1x3x224x224", "give one per input")
-        name, shape = match[1], tuple(int(size) if len(size) < 12 else 0 for size in match[2].split("x"))
-        if not all(1 <= size <= MAX_DIMENSION for size in shape):
-            raise UsageError(f"--input-shape {text!r} has a dimension outside 1 to {MAX_DIMENSION}")
+        if any(len(size) > MAX_DIGITS for size in text.rpartition(":")[2].split("x")):
+            raise UsageError("--input-shape has a size that no tensor has", "write it like data:1x3x224x224")
+        name, shape = parse_input_shape(text)
         if name in shapes:
             raise UsageError(f"--input-shape gives {name!r} twice", "give it once")
         shapes[name] = shape

@@ -10,11 +10,14 @@ import typer
 from hetrl.cli import options, output
 from hetrl.plan import load_plan
 
-app = typer.Typer(add_completion=False, help="Look into plan files.", no_args_is_help=True)
+app = typer.Typer(add_completion=False, invoke_without_command=True, rich_markup_mode=None)
 
 
 @app.callback()
-def plan() -> None: ...
+def plan(context: typer.Context) -> None:
+    """Look into plan files."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 @app.command()
@@ -22,7 +25,10 @@ def show(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A plan, as `hetrl train` writes it.")],
     json: options.Json = False,
 ) -> None:
-    """Print what a plan does: segments, processors, shares, and what it was expected to give."""
+    """Print what a plan does, and how it should do.
+
+    Segments, processors, shares, global settings, and what its maker saw.
+    """
     found = load_plan(file)
     if json:
         output.print_json({"key": found.key, "processors": found.processors, "splits": found.splits, "plan": found})

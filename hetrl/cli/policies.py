@@ -6,16 +6,17 @@ import typer
 
 from hetrl.cli import options, output
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.command()
 def policies(json: options.Json = False) -> None:
-    """List the published strategies that hetrl compares with and learns from."""
+    """List the hand policies: published strategies."""
     from hetrl.agents.policies import policy_catalog
 
     if json:
-        output.print_json({"policies": policy_catalog()})
+        keys = ("id", "family", "granularity", "source", "summary")
+        output.print_json({"policies": [{k: getattr(p, k) for k in keys} for p in policy_catalog()]})
         return
     from hetrl.report.tables import grid
 

@@ -20,11 +20,11 @@ JSON_KEYS = (
     "model", "engine", "condition", "agent", "seed",
 )  # fmt: skip
 
-app = typer.Typer(add_completion=False)
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.command()
-def train(
+def train(  # noqa: PLR0913, PLR0917 (typer reads the options from the parameters)
     device: options.Device,
     model: options.Model,
     engine: options.Engine = None,
@@ -34,22 +34,25 @@ def train(
     seed: options.Seed = 0,
     max_accuracy_drop: options.MaxAccuracyDrop = 0.0,
     max_frame_drop: options.MaxFrameDrop = None,
-    no_seeds: Annotated[
-        bool, typer.Option("--no-seeds", help="Learn from nothing: no hand policy, no exact plan to start from.")
-    ] = False,
+    no_seeds: Annotated[bool, typer.Option("--no-seeds", help="Start from no hand policy and no exact plan.")] = False,
     resume: Annotated[
         Path | None, typer.Option("--resume", metavar="RUN", help="Continue the run in this folder.")
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="DIR", help="Folder for the run.", show_default="runs/MODEL-DEVICE"),
+        typer.Option("--out", metavar="DIR", help="Folder for the run (runs/MODEL-DEVICE)."),
     ] = None,
     input_shape: options.InputShapes = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Learn a plan: which operator runs on which processor, how it is split, how hard processors are driven."""
+    """Learn a plan for a model on a device.
+
+    A plan says which operator runs on which processor, how it is split, how far the model is compressed and how hard
+    each processor may be driven. What is found is never slower than the best hand policy (unless --no-seeds).
+    """
     options.check_condition(condition)
+    options.check_numbers(budget, seed)
     objective = options.objective(max_accuracy_drop, max_frame_drop)
     shapes = options.input_shapes(input_shape)
     if resume is not None and out is not None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 
 import msgspec
 
 from hetrl.condition import Condition
+from hetrl.device_bridge.spec import DeviceSpec
 from hetrl.graph import OperatorGraph
 from hetrl.measurement import Failure, Measurement
 from hetrl.plan import Plan
@@ -33,9 +34,14 @@ class Device(ABC):
 
     Implementations answer with a failed `Measurement` when something goes wrong on the device; they raise
     `PlanError` only for a plan that does not fit the model or the device, which is the caller's mistake.
+
+    `spec` and `engine_name` say what is believed of the device before anything is measured: its processors, and the
+    cost model that hand policies and the exact optimum plan with.
     """
 
     graph: OperatorGraph
+    spec: DeviceSpec
+    engine_name: str
 
     @abstractmethod
     def describe(self) -> DeviceInfo:
@@ -65,16 +71,19 @@ class MockDevice(Device):
     """Answers with whatever a function says; for tests of everything that talks to devices."""
 
     def __init__(
-        self, graph: OperatorGraph, answer: Callable[[Plan, Condition], Measurement], info: DeviceInfo | None = None
+        self,
+        spec: DeviceSpec,
+        graph: OperatorGraph,
+        answer: Callable[[Plan, Condition], Measurement],
+        engine_name: str | None = None,
     ) -> None:
+        self.spec = spec
         self.graph = graph
+        self.engine_name = engine_name or spec.default_engine
         self._answer = answer
-        self._info = info or DeviceInfo(
-            id="mock", description="answers from a function", engines=("mock",), processors=(), deterministic=True
-        )
 
     def describe(self) -> DeviceInfo:
-        return self._info
+        return describe_spec(self.spec, self.engine_name, "answers from a function")
 
     def measure(self, plan: Plan, condition: Condition) -> Measurement:
         return self._answer(plan, condition)
@@ -87,14 +96,19 @@ class ReplayDevice(Device):
     """
 
     def __init__(
-        self, graph: OperatorGraph, info: DeviceInfo, records: dict[tuple[str, str], Measurement]
+        self,
+        spec: DeviceSpec,
+        graph: OperatorGraph,
+        records: Mapping[tuple[str, str], Measurement],
+        engine_name: str | None = None,
     ) -> None:
+        self.spec = spec
         self.graph = graph
-        self._info = info
+        self.engine_name = engine_name or spec.default_engine
         self._records = dict(records)
 
     def describe(self) -> DeviceInfo:
-        return self._info
+        return describe_spec(self.spec, self.engine_name, f"replays {len(self._records)} measurements")
 
     def measure(self, plan: Plan, condition: Condition) -> Measurement:
         found = self._records.get((plan.key, str(condition)))
@@ -107,4 +121,15 @@ def record(device: Device, plans: Sequence[Plan], condition: Condition) -> Repla
     """Measure plans once, and keep the answers as a device."""
     answers = device.measure_many(plans, condition)
     records = {(p.key, str(condition)): m for p, m in zip(plans, answers, strict=True)}
-    return ReplayDevice(device.graph, device.describe(), records)
+    return ReplayDevice(device.spec, device.graph, records, device.engine_name)
+
+
+def describe_spec(spec: DeviceSpec, engine_name: str, description: str, *, deterministic: bool = True) -> DeviceInfo:
+    """What a device file says about a device that plans on one of its engine sets."""
+    return DeviceInfo(
+        id=spec.id,
+        description=description,
+        engines=(engine_name,),
+        processors=tuple(p.id for p in spec.engine(engine_name).processors),
+        deterministic=deterministic,
+    )

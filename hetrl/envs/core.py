@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hetrl.envs.evaluate import Outcomes
-from hetrl.envs.features import observation_size, static_features
+from hetrl.envs.features import dynamic_size, static_features
 from hetrl.envs.space import CONTINUE, PlanSpace
 from hetrl.objective import Objective
 
@@ -46,6 +46,7 @@ class PartitionCore:
         self.size = size
         self._evaluator = evaluator
         self._static = static_features(space)
+        self._dynamic_size = dynamic_size(space)
         self._taken: Ints = np.zeros((space.length, size), dtype=np.int64)
         self.step_number = 0
         self._mask = space.mask(0, self._taken)
@@ -85,7 +86,7 @@ class PartitionCore:
         """(B, F) float32: the decision at hand, its fusion group and the next ones, and what was decided so far."""
         step, first = self.step_number, len(self.space.globals)
         step = min(step, self.space.length - 1)
-        dynamic = np.zeros((self.size, observation_size(self.space) - self._static.shape[1]), dtype=np.float32)
+        dynamic = np.zeros((self.size, self._dynamic_size), dtype=np.float32)
         columns = np.arange(self.size)
         at = 0
         for number, decision in enumerate(self.space.globals):

@@ -31,11 +31,9 @@ def static_features(space: PlanSpace) -> Floats:
     return rows
 
 
-def observation_size(space: PlanSpace) -> int:
-    """Width of an observation: static row, one-hot of every global choice and of the current placement, length."""
-    chosen = sum(len(d.choices) for d in space.globals)
-    groups = _group_features(space.graph).shape[1]
-    return len(space.globals) + 1 + 2 * WAVES + (1 + LOOKAHEAD) * groups + chosen + len(space.options) + 1
+def dynamic_size(space: PlanSpace) -> int:
+    """Numbers that depend on earlier decisions: one-hot of every global choice, of the current placement; length."""
+    return sum(len(d.choices) for d in space.globals) + len(space.options) + 1
 
 
 def _group_features(graph: OperatorGraph) -> Floats:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hetrl.accuracy import predicted_accuracy_drop_pct
-from hetrl.device_bridge.surrogate.compile import plan_of
+from hetrl.device_bridge.surrogate.compile import option_of, plan_of, schedule_of
 from hetrl.device_bridge.surrogate.cost_model import Schedules
 from hetrl.device_bridge.surrogate.device import SurrogateDevice
 from hetrl.device_bridge.surrogate.schedule import Placed, Schedule
@@ -25,6 +25,7 @@ from hetrl.device_bridge.surrogate.tables import MAX_CHAIN, MEMORIES
 from hetrl.errors import UsageError
 from hetrl.objective import Objective
 from hetrl.plan import Axis, MadeBy, Memory, Plan
+from hetrl.plan_check import check_plan
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -196,6 +197,19 @@ class PlanSpace:
             prune_ratio=self.prune_ratios[int(prune[0])],
             made_by=made_by,
         )
+
+    def encode(self, plan: Plan) -> Ints | None:
+        """The canonical decisions of a plan, None if the space does not hold it."""
+        groups = check_plan(plan, self.graph)
+        index = {p.id: i for i, p in enumerate(self.engine.processors)}
+        in_order = [g for segment in groups for g in segment] == list(range(self.groups))
+        known = {p for segment in plan.segments for p in segment.processors} <= set(index)
+        if not (in_order and known and {option_of(s, index) for s in plan.segments} <= set(self.options)):
+            return None
+        workload = self.device.cost_model().tables.workload
+        schedule, fallen = schedule_of(plan, self.engine, self.options, workload, groups)
+        taken = None if fallen else self.decisions(schedule, plan.compression.prune_ratio)
+        return None if taken is None else self.canonical(taken[:, None])[:, 0]
 
     def decisions(self, schedule: Schedule, prune_ratio: float = 0.0) -> Ints | None:
         """The decisions that give a schedule over the standard options, None if the space does not hold it."""

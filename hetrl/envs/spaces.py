@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from gymnasium import spaces
 
-from hetrl.envs.features import observation_size
+from hetrl.envs.features import dynamic_size, static_features
 from hetrl.envs.space import PlanSpace
 
 
@@ -16,4 +16,4 @@ def action_space(space: PlanSpace) -> spaces.Discrete:
 
 def observation_space(space: PlanSpace) -> spaces.Box:
     """See `features`; all numbers lie well inside [-8, 8]."""
-    return spaces.Box(-8.0, 8.0, (observation_size(space),), np.float32)
+    return spaces.Box(-8.0, 8.0, (static_features(space).shape[1] + dynamic_size(space),), np.float32)

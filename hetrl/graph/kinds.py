@@ -74,7 +74,8 @@ def keeps_shape(op_type: str) -> bool:
 
 def is_identity(kind: OpKind, operands: tuple[Operand | None, ...], results: tuple[Operand, ...]) -> bool:
     """Whether the operator is a view that changes nothing, not even the shape."""
-    return kind is OpKind.VIEW and operands[0] is not None and operands[0].shape == results[0].shape
+    data = next((operand for operand in operands if operand is not None and not operand.constant), None)
+    return kind is OpKind.VIEW and data is not None and data.shape == results[0].shape
 
 
 def weight_elements(op_type: str, kind: OpKind, constants: tuple[Operand, ...]) -> int:

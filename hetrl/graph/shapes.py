@@ -8,6 +8,7 @@ static, what an exporter computes from `Shape` folds into constants on the way.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 
 import msgspec
@@ -112,8 +113,12 @@ class _Walk:
     def _operator(
         self, node: onnx.NodeProto, operands: tuple[Operand | None, ...], present: list[Operand], standard: bool
     ) -> None:
-        results = self._infer(node, present) if standard else self._assume(node, present)
-        kind = kind_of(node.op_type, operands, results) if standard and not self._trains(node) else OpKind.UNKNOWN
+        branch = self._taken_branch(node) if standard and node.op_type == "If" else None
+        if branch is not None:
+            results, kind = branch
+        else:
+            results = self._infer(node, present) if standard else self._assume(node, present)
+            kind = kind_of(node.op_type, operands, results) if standard and not self._trains(node) else OpKind.UNKNOWN
         if kind is OpKind.UNKNOWN:
             self.warnings.append(self._why_unknown(node))
         if kind is OpKind.CONV and len(results[0].shape) == 5:
@@ -121,6 +126,27 @@ class _Walk:
         self.known |= {result.name: result for result in results}
         domain = plain_domain(node.domain)
         self.operators.append(Operator(node.op_type, domain, kind, operands, results, attributes(node)))
+
+    def _taken_branch(self, node: onnx.NodeProto) -> tuple[tuple[Operand, ...], OpKind] | None:
+        """Results of an If whose condition is constant; it is a VIEW if nothing else happens in the branch it takes.
+
+        Exporters write such an If for a squeeze of a tensor whose shape they did not know.
+        """
+        condition = self.values.get(node.input[0])
+        if condition is None:
+            return None
+        name = "then_branch" if condition.all() else "else_branch"
+        graph = next(attribute.g for attribute in node.attribute if attribute.name == name)
+        inner = copy(self)
+        inner.known, inner.values, inner.operators, inner.warnings = dict(self.known), dict(self.values), [], []
+        for tensor in graph.initializer:
+            inner._add_constant(tensor, tensor.name)
+        for step in graph.node:
+            inner.visit(step)
+        made = [inner.known[output.name] for output in graph.output]
+        results = tuple(activation(name, m.shape, m.dtype) for name, m in zip(node.output, made, strict=True))
+        views = all(operator.kind is OpKind.VIEW for operator in inner.operators)
+        return results, OpKind.VIEW if views else OpKind.UNKNOWN
 
     def _trains(self, node: onnx.NodeProto) -> bool:
         """Normalization or dropout in training mode, which no mobile runtime runs."""

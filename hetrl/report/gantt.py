@@ -63,7 +63,7 @@ def gantt_rgb(
 
     dpi = 100
     figure = Figure(figsize=(width / dpi, height / dpi), dpi=dpi, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
+    canvas: Any = FigureCanvasAgg(figure)
     axes = figure.subplots()
     names = _processors(segments)
     for line, name in enumerate(names):

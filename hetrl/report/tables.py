@@ -165,13 +165,13 @@ def globals_words(plan: Plan) -> list[str]:
 
 
 def segments_table(plan: Plan) -> Table:
-    """One line per segment; its id is its first operator's, as in `segments` of `hetrl measure --json`."""
-    table = grid(">#", "id", ">operators", "last operator", "processors", "split along", "memory")
+    """One line per segment; its id is the one that `hetrl measure` uses."""
+    table = grid("id", ">operators", "first", "last", "processors", "split along", "memory")
     for index, segment in enumerate(plan.segments):
         cells = [
-            str(index),
-            segment.nodes[0],
+            f"s{index}",
             str(len(segment.nodes)),
+            segment.nodes[0],
             segment.nodes[-1],
             shares(segment),
             segment.axis.value.replace("_", " ") if len(segment.parts) > 1 else NOTHING,

@@ -8,8 +8,8 @@ import numpy as np
 
 from hetrl.compress.channels import pruned
 from hetrl.condition import Condition
-from hetrl.device_bridge.base import Device, DeviceInfo
-from hetrl.device_bridge.spec import DeviceSpec
+from hetrl.device_bridge.base import Device, DeviceInfo, describe_spec
+from hetrl.device_bridge.spec import DeviceSpec, load_spec
 from hetrl.device_bridge.surrogate.compile import check_engine, option_of, schedule_of
 from hetrl.device_bridge.surrogate.cost_model import Answers, CostModel
 from hetrl.device_bridge.surrogate.schedule import Schedule, batch_of
@@ -44,13 +44,7 @@ class SurrogateDevice(Device):
         return Evidence.CALIBRATED if calibrated else Evidence.PREDICTED
 
     def describe(self) -> DeviceInfo:
-        return DeviceInfo(
-            id=self.spec.id,
-            description=f"surrogate of {self.spec.phone} ({self.spec.soc})",
-            engines=(self.engine_name,),
-            processors=tuple(p.id for p in self.engine.processors),
-            deterministic=True,
-        )
+        return describe_spec(self.spec, self.engine_name, f"surrogate of {self.spec.phone} ({self.spec.soc})")
 
     def model_bytes(self, prune_ratio: float) -> int:
         """Bytes of weights after pruning."""
@@ -133,3 +127,8 @@ class SurrogateDevice(Device):
             segments=tuple(segments),
             fallbacks=fallbacks,
         )
+
+
+def open_surrogate(address: str, graph: OperatorGraph, engine: str | None = None) -> SurrogateDevice:
+    """The surrogate of a built-in device's name or of a device file."""
+    return SurrogateDevice(load_spec(address), graph, engine)

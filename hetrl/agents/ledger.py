@@ -1,0 +1,153 @@
+"""Every evaluation of a run: counted against the budget, never repeated, written down as it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from hetrl.agents.trials import Trial, TrialLog
+from hetrl.condition import Condition
+from hetrl.device_bridge.base import Device
+from hetrl.envs.evaluate import Outcomes, evaluate, of_measurements
+from hetrl.envs.space import PlanSpace
+from hetrl.objective import Objective
+from hetrl.plan import MadeBy, Plan
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best plan so far: its decisions, or the plan itself where the space does not hold it."""
+
+    cost_ms: float
+    trial: Trial
+
+
+class Ledger:
+    """Evaluates plans on the user's device.
+
+    :param budget: distinct plans that may be measured in all.
+    :param log: where evaluations are written; None keeps them in memory alone.
+    :param known: trials of an earlier part of the same run: their plans are not measured again, and count.
+    :param update: called after every batch of new evaluations.
+    """
+
+    def __init__(
+        self,
+        space: PlanSpace,
+        device: Device,
+        condition: Condition,
+        objective: Objective,
+        budget: int,
+        *,
+        log: TrialLog | None = None,
+        known: Sequence[Trial] = (),
+        update: Callable[[int, float | None], None] | None = None,
+    ) -> None:
+        self.space = space
+        self.device = device
+        self.condition = condition
+        self.objective = objective
+        self.budget = budget
+        self.trials: list[Trial] = []
+        self.best: Best | None = None
+        self.reference_ms = np.inf
+        self._log = log
+        self._update = update
+        self._known: dict[str, Trial] = {}
+        self._replayed = {trial.key: trial for trial in known}
+
+    @property
+    def evaluations(self) -> int:
+        """Distinct plans measured so far."""
+        return len(self.trials)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether no further plan may be measured."""
+        return self.evaluations >= self.budget
+
+    def measure(self, plan: Plan, by: str) -> Trial:
+        """Evaluate one plan that need not be in the space."""
+        taken = self.space.encode(plan)
+        if taken is not None:
+            self.outcomes(taken[:, None], by)
+            return self._known[column_key(taken)]
+        key = plan.key
+        if key not in self._known:
+            earlier = self._replayed.get(key)
+            if earlier is None:
+                measured = self.device.measure(plan, self.condition)
+                outcome = of_measurements([measured], [plan.compression.prune_ratio]).at(0)
+                error = measured.error.message if measured.error else None
+                self._add(Trial.of(self.evaluations, by, outcome, key=key, plan=plan, error=error), new=True)
+            else:
+                self._add(earlier, new=False)
+            self._tell()
+        return self._known[key]
+
+    def outcomes(self, taken: Ints, by: str) -> Outcomes:
+        """Outcomes of (length, B) complete decisions.
+
+        Plans that were measured before are answered from memory. Once the budget is spent, plans that are new stay
+        NaN: nothing is learnt from them.
+        """
+        same = self.space.canonical(taken)
+        keys = [column_key(same[:, b]) for b in range(same.shape[1])]
+        fresh: dict[str, int] = {}
+        for b, key in enumerate(keys):
+            if key not in self._known and key not in fresh and self.evaluations + len(fresh) < self.budget:
+                fresh[key] = b
+        unmeasured = [b for key, b in fresh.items() if key not in self._replayed]
+        if unmeasured:
+            answers = evaluate(self.space, self.device, self.condition, same[:, unmeasured])
+            place = {b: i for i, b in enumerate(unmeasured)}
+        for key, b in fresh.items():
+            if key in self._replayed:
+                self._add(self._replayed[key], new=False)
+            else:
+                decisions = tuple(int(d) for d in same[:, b])
+                outcome = answers.at(place[b])
+                self._add(Trial.of(self.evaluations, by, outcome, key=key, decisions=decisions), new=True)
+        if fresh:
+            self._tell()
+        found = [self._known.get(key) for key in keys]
+        return Outcomes(*np.array([t.outcome if t else (np.nan,) * 5 for t in found]).T)
+
+    def cost_ms(self, trial: Trial) -> float:
+        """The objective's number for one trial."""
+        latency, accuracy, frames = (np.array([v]) for v in trial.outcome[:3])
+        return float(self.objective.cost_ms(latency, accuracy, frames, self.reference_ms)[0])
+
+    def keeps(self, trial: Trial) -> bool:
+        """Whether a trial worked and is inside the budgets."""
+        return trial.latency_ms is not None and self.objective.keeps(trial.accuracy_drop_pct, trial.frame_drop_rate)
+
+    def plan(self, trial: Trial, made_by: MadeBy | None) -> Plan:
+        """The plan of a trial."""
+        if trial.plan is not None:
+            return trial.plan
+        assert trial.decisions is not None  # a trial has one of the two
+        return self.space.plan(np.array(trial.decisions, dtype=np.int64), made_by)
+
+    def _add(self, trial: Trial, *, new: bool) -> None:
+        trial = trial.numbered(self.evaluations)
+        self._known[trial.key] = trial
+        self.trials.append(trial)
+        if new and self._log is not None:
+            self._log.append(trial)
+        if self.keeps(trial) and (self.best is None or self.cost_ms(trial) < self.best.cost_ms):
+            self.best = Best(self.cost_ms(trial), trial)
+
+    def _tell(self) -> None:
+        if self._update is not None:
+            self._update(self.evaluations, self.best.cost_ms if self.best else None)
+
+
+def column_key(decisions: Ints) -> str:
+    """Name of one canonical column of decisions."""
+    return "d" + ".".join(str(int(d)) for d in decisions)

@@ -1,0 +1,119 @@
+"""A device, a model, a condition and an objective, resolved from what a user names."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import msgspec
+
+from hetrl.agents.exact import Exact, exact
+from hetrl.agents.policies import policy_catalog
+from hetrl.agents.trials import Header
+from hetrl.condition import Condition, parse_condition
+from hetrl.device_bridge.base import Device
+from hetrl.device_bridge.registry import open_device
+from hetrl.device_bridge.surrogate.compile import plan_of
+from hetrl.device_bridge.surrogate.device import SurrogateDevice
+from hetrl.envs.space import PlanSpace
+from hetrl.errors import Infeasible
+from hetrl.graph import OperatorGraph
+from hetrl.objective import Objective
+from hetrl.plan import MadeBy, Plan
+from hetrl.zoo.resolve import resolve_model
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is to be tuned. `device` is the user's; `planner` the surrogate that planning relies on (maybe the same)."""
+
+    device: Device
+    planner: SurrogateDevice
+    condition: Condition
+    objective: Objective
+
+    @staticmethod
+    def of(
+        model: str,
+        device: str,
+        *,
+        engine: str | None,
+        condition: str,
+        objective: Objective,
+        input_shapes: Mapping[str, Sequence[int]] | None,
+    ) -> Problem:
+        """Resolve names; the cheap checks come first.
+
+        :raises HetrlError: whatever is wrong with one of them.
+        """
+        parsed = parse_condition(condition)
+        shapes = {name: tuple(shape) for name, shape in (input_shapes or {}).items()}
+        graph = resolve_model(model, shapes or None)
+        return Problem.on(open_device(device, graph, engine), parsed, objective)
+
+    @staticmethod
+    def on(device: Device, condition: Condition, objective: Objective) -> Problem:
+        """The problem of an open device."""
+        if isinstance(device, SurrogateDevice):
+            return Problem(device, device, condition, objective)
+        return Problem(device, SurrogateDevice(device.spec, device.graph, device.engine_name), condition, objective)
+
+    @property
+    def graph(self) -> OperatorGraph:
+        return self.device.graph
+
+    @cached_property
+    def space(self) -> PlanSpace:
+        return PlanSpace(self.planner, self.objective)
+
+    @cached_property
+    def optimum(self) -> Exact:
+        """The planner's exact optimum."""
+        return exact(self.space, self.objective, self.condition)
+
+    @property
+    def knows_optimum(self) -> bool:
+        """Whether the optimum is the device's own, not just its surrogate's."""
+        return self.device is self.planner
+
+    def optimal_plan(self) -> Plan:
+        """The exact optimum as a plan.
+
+        :raises Infeasible: no plan that was found keeps the frame limit.
+        """
+        found = self.optimum
+        if found.schedule is None:
+            raise Infeasible(
+                f"no plan was found that keeps the frame drops of {self.condition} at most "
+                f"{100 * (self.objective.max_frame_drop_rate or 0):g} %",
+                "raise --max-frame-drop, or give the UI less work (--condition cold,ui=60hz:4ms)",
+            )
+        return plan_of(
+            found.schedule,
+            self.graph,
+            self.space.options,
+            self.planner.engine,
+            device=self.planner.spec.id,
+            engine_name=self.planner.engine_name,
+            prune_ratio=found.prune_ratio,
+            made_by=MadeBy(method="exact"),
+        )
+
+    def hand_plans(self) -> list[tuple[str, Plan]]:
+        """Plans of every hand policy that the engine set has the processors for."""
+        return [(p.id, p.plan(self.planner)) for p in policy_catalog() if p.applies(self.planner)]
+
+    def header(self) -> Header:
+        """What the run's trials are about."""
+        return Header(
+            model_sha256=self.graph.structure_hash,
+            device=self.device.describe().id,
+            spec_sha256=hashlib.sha256(msgspec.json.encode(self.device.spec)).hexdigest(),
+            engine=self.planner.engine_name,
+            condition=str(self.condition),
+            prune_ratios=self.space.prune_ratios,
+            length=self.space.length,
+            width=self.space.width,
+        )

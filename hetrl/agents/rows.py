@@ -1,0 +1,62 @@
+"""Measured plans as the rows that users see."""
+
+from __future__ import annotations
+
+from hetrl.accuracy import predicted_accuracy_drop_pct
+from hetrl.compress.channels import pruned
+from hetrl.condition import Condition
+from hetrl.device_bridge.base import Device
+from hetrl.graph import OperatorGraph
+from hetrl.measurement import Measurement
+from hetrl.objective import Objective
+from hetrl.plan import Expected, Plan
+from hetrl.results import Row
+
+
+def row_of(name: str, plan: Plan, measured: Measurement, graph: OperatorGraph, objective: Objective) -> Row:
+    """One plan's row."""
+    drop_pct = predicted_accuracy_drop_pct(plan.compression.prune_ratio)
+    keeps = measured.ok and objective.keeps(drop_pct, measured.frame_drop_rate)
+    fallen = {graph.group_of_node[graph.node_index[f.node]] for f in measured.fallbacks}
+    moved = sum(len(graph.groups[g].nodes) for g in fallen)
+    return Row(
+        policy=name,
+        latency_ms=measured.latency_ms,
+        latency_interval_ms=measured.latency_interval_ms,
+        accuracy_drop_pct=drop_pct,
+        peak_memory_mb=measured.peak_memory_mb,
+        model_size_mb=pruned(graph, plan.compression.prune_ratio).weight_bytes / 1e6,
+        energy_mj=measured.energy_mj,
+        frame_drop_rate=measured.frame_drop_rate,
+        fallback_ratio=moved / len(graph.nodes),
+        processors=plan.processors,
+        utilization={u.processor: u.busy for u in measured.utilization},
+        keeps_budgets=keeps,
+        evidence=measured.evidence,
+        segments=measured.segments,
+        fallbacks=measured.fallbacks,
+        error=measured.error.message if measured.error else None,
+    )
+
+
+def measured_row(name: str, plan: Plan, device: Device, condition: Condition, objective: Objective) -> Row:
+    """Measure a plan, and make its row."""
+    return row_of(name, plan, device.measure(plan, condition), device.graph, objective)
+
+
+def expected_of(row: Row, condition: Condition) -> Expected:
+    """What a plan file promises; at six digits, which hide the last bits of sums taken on other machines."""
+    assert row.latency_ms is not None and row.peak_memory_mb is not None  # only a plan that worked is promised
+
+    def digits(value: float) -> float:
+        return float(f"{value:.6g}")
+
+    return Expected(
+        condition=str(condition),
+        latency_ms=digits(row.latency_ms),
+        accuracy_drop_pct=row.accuracy_drop_pct,
+        frame_drop_rate=None if row.frame_drop_rate is None else digits(row.frame_drop_rate),
+        peak_memory_mb=digits(row.peak_memory_mb),
+        energy_mj=None if row.energy_mj is None else digits(row.energy_mj),
+        evidence=row.evidence,
+    )

@@ -1,0 +1,228 @@
+"""The driver: seeds first, then an agent, then the best plan that was found; nothing measured is ever lost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import msgspec
+
+import hetrl
+from hetrl import plugins
+from hetrl.agents.base import Agent, AgentRun
+from hetrl.agents.curve import curve_of, write_tensorboard
+from hetrl.agents.ledger import Ledger
+from hetrl.agents.problem import Problem
+from hetrl.agents.rows import expected_of, measured_row
+from hetrl.agents.run_folder import Config, RunFolder
+from hetrl.agents.trials import Trial, TrialLog, read_trials
+from hetrl.device_bridge.surrogate.compile import plan_of
+from hetrl.device_bridge.surrogate.schedule import Placed, Schedule
+from hetrl.errors import Infeasible, RunError, UsageError
+from hetrl.plan import MadeBy, Memory, Plan
+from hetrl.progress import Progress
+from hetrl.results import PolicyLatency, Result, Row
+
+AGENTS = "hetrl.agents"
+MAX_SEED = 2**32 - 1
+
+
+@dataclass(frozen=True)
+class Search:
+    """How a run searches.
+
+    :param seeds: whether hand policies and the exact plan are evaluated first.
+    """
+
+    agent: str
+    budget: int
+    seed: int
+    seeds: bool = True
+
+    def __post_init__(self) -> None:
+        if self.budget < 1:
+            raise UsageError(f"a budget of {self.budget} evaluations finds nothing", "give --budget 1 or more")
+        if not 0 <= self.seed <= MAX_SEED:
+            raise UsageError(f"seed {self.seed} is not in 0 to {MAX_SEED}", "give --seed 0")
+        if self.agent not in plugins.names(AGENTS):
+            from hetrl.errors import UnknownName
+
+            raise UnknownName("agent", self.agent, plugins.names(AGENTS), "hetrl train --help")
+
+
+def run_search(
+    problem: Problem, search: Search, folder: RunFolder | None, config: Config | None, progress: Progress
+) -> Result:
+    """Search, and write what comes out. A `KeyboardInterrupt` ends the search early, and keeps everything.
+
+    :raises Infeasible: no evaluated plan keeps the budgets.
+    """
+    begin = time.monotonic()
+    known: list[Trial] = []
+    log = None
+    if folder is not None and config is not None:
+        folder.write_config(config)
+        resumed = folder.trials.exists()
+        if resumed:
+            known = _earlier(problem, folder)
+        log = TrialLog(folder.trials, problem.header(), append=resumed)
+    ledger = Ledger(
+        problem.space,
+        problem.device,
+        problem.condition,
+        problem.objective,
+        search.budget,
+        log=log,
+        known=known,
+        update=progress.update,
+    )
+    run = AgentRun(search.agent, ledger, search.seed)
+    interrupted = False
+    progress.start(search.budget, f"{problem.graph.name} on {problem.planner.spec.id}")
+    try:
+        _evaluate_seeds(problem, search, ledger)
+        if not ledger.exhausted:
+            agent = cast(Agent, plugins.load(AGENTS, search.agent, "agent", "hetrl train --help"))
+            agent(run)
+    except KeyboardInterrupt:
+        interrupted = True
+    finally:
+        progress.stop()
+        if log is not None:
+            log.close()
+    result = _result(problem, search, run, begin, folder, interrupted)
+    if folder is not None:
+        curve = curve_of(ledger)
+        folder.write_result(result, curve)
+        write_tensorboard(folder.path, curve)
+        if run.save_weights is not None:
+            run.save_weights(folder.weights)
+    return result
+
+
+def _earlier(problem: Problem, folder: RunFolder) -> list[Trial]:
+    header, trials = read_trials(folder.trials)
+    if header != problem.header():
+        raise RunError(
+            f"{folder.path} is a run of another model, device file or condition", "start a new run with another --out"
+        )
+    return trials
+
+
+def cpu_plan(problem: Problem) -> Plan:
+    """Everything on the CPU: it runs any model, and keeps every budget, so costs are measured against it."""
+    units = [p.unit for p in problem.planner.engine.processors]
+    whole = Placed(0, problem.space.groups - 1, units.index("cpu"), Memory.BUFFER)
+    return plan_of(
+        Schedule((whole,)),
+        problem.graph,
+        problem.space.options,
+        problem.planner.engine,
+        device=problem.planner.spec.id,
+        engine_name=problem.planner.engine_name,
+        made_by=MadeBy(method="reference"),
+    )
+
+
+def _evaluate_seeds(problem: Problem, search: Search, ledger: Ledger) -> None:
+    """The exact plan first, then the reference and the hand policies, as far as the budget goes."""
+    plans: list[tuple[str, Plan]] = []
+    if search.seeds:
+        if problem.optimum.schedule is not None:
+            plans.append(("exact", problem.optimal_plan()))
+        plans += problem.hand_plans()
+    plans.append(("reference", cpu_plan(problem)))
+    for name, plan in plans:
+        if not ledger.exhausted:
+            ledger.measure(plan, name)
+    reference = problem.device.measure(cpu_plan(problem), problem.condition)
+    if reference.latency_ms is None:
+        raise Infeasible(
+            f"the model does not run on the CPU of {problem.planner.spec.id}: "
+            f"{reference.error.message if reference.error else ''}",
+            "choose a smaller model, or another device",
+        )
+    ledger.reference_ms = reference.latency_ms
+
+
+def _result(
+    problem: Problem, search: Search, run: AgentRun, begin: float, folder: RunFolder | None, interrupted: bool
+) -> Result:
+    best = run.ledger.best
+    if best is None:
+        raise _infeasible(problem, run.ledger)
+    made_by = MadeBy(method=best.trial.by, search=search.agent, seed=search.seed, hetrl=hetrl.__version__)
+    plan = msgspec.structs.replace(run.ledger.plan(best.trial, made_by), made_by=made_by)
+    learned = measured_row("learned", plan, problem.device, problem.condition, problem.objective)
+    plan = msgspec.structs.replace(plan, expected=expected_of(learned, problem.condition))
+    rows = [learned, *comparison_rows(problem)]
+    hand = _best_hand(rows)
+    bound = problem.optimum.bound_ms if problem.knows_optimum else None
+    assert learned.latency_ms is not None  # the best trial worked
+    return Result(
+        run=str(folder.path) if folder else None,
+        plan_path=str(folder.path / "plan.json") if folder else None,
+        plan=plan,
+        device=problem.planner.spec.id,
+        model=problem.graph.name,
+        engine=problem.planner.engine_name,
+        condition=str(problem.condition),
+        agent=search.agent,
+        seed=search.seed,
+        latency_ms=learned.latency_ms,
+        best_hand=hand,
+        exact_ms=problem.optimum.latency_ms if problem.knows_optimum and problem.optimum.proven else None,
+        bound_ms=bound,
+        gap_to_exact=None if bound is None else (learned.latency_ms - bound) / bound,
+        accuracy_drop_pct=learned.accuracy_drop_pct,
+        frame_drop_rate=learned.frame_drop_rate,
+        peak_memory_mb=learned.peak_memory_mb,
+        energy_mj=learned.energy_mj,
+        evaluations=run.ledger.evaluations,
+        env_steps=run.env_steps,
+        wall_s=time.monotonic() - begin,
+        evidence=learned.evidence,
+        rows=tuple(rows),
+        interrupted=interrupted,
+    )
+
+
+def comparison_rows(problem: Problem) -> list[Row]:
+    """The exact plan and every hand policy, measured."""
+    plans = problem.hand_plans()
+    if problem.optimum.schedule is not None:
+        plans.insert(0, ("exact", problem.optimal_plan()))
+    return [measured_row(name, plan, problem.device, problem.condition, problem.objective) for name, plan in plans]
+
+
+def _best_hand(rows: Sequence[Row]) -> PolicyLatency | None:
+    hands = [
+        PolicyLatency(r.policy, r.latency_ms)
+        for r in rows
+        if r.policy not in ("exact", "learned") and r.keeps_budgets and r.latency_ms is not None
+    ]
+    return min(hands, key=lambda h: h.latency_ms, default=None)
+
+
+def _infeasible(problem: Problem, ledger: Ledger) -> Infeasible:
+    limit = problem.objective.max_frame_drop_rate
+    rates = [t.frame_drop_rate for t in ledger.trials if t.frame_drop_rate is not None]
+    if limit is not None and rates:
+        return Infeasible(
+            f"none of {ledger.evaluations} plans keeps frame drops at most {100 * limit:g} %; the best drops "
+            f"{100 * min(rates):.1f} %",
+            "raise --max-frame-drop or --budget",
+        )
+    return Infeasible(f"none of {ledger.evaluations} evaluated plans worked", "see trials.jsonl, or raise --budget")
+
+
+def default_folder(model: str, device: str, root: Path = Path("runs")) -> Path:
+    """`runs/<model>-<device>-<number>`, the first number that is free."""
+    stem = f"{Path(model).stem}-{Path(device).stem}"
+    number = 0
+    while (root / f"{stem}-{number}").exists():
+        number += 1
+    return root / f"{stem}-{number}"

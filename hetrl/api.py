@@ -1,0 +1,179 @@
+"""The public calls. The command line and the experiments use nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hetrl.errors import RunError, UsageError
+from hetrl.objective import Objective
+from hetrl.plan import Plan, load_plan
+from hetrl.progress import Progress, Silent
+from hetrl.results import Comparison, Result, Row
+
+if TYPE_CHECKING:
+    from hetrl.graph import OperatorGraph
+
+DEFAULT_BUDGET = 1000
+DEFAULT_AGENT = "maskable-ppo"
+InputShapes = Mapping[str, tuple[int, ...]]
+
+
+def tune(
+    model: str,
+    device: str,
+    *,
+    engine: str | None = None,
+    condition: str = "cold",
+    agent: str = DEFAULT_AGENT,
+    budget: int = DEFAULT_BUDGET,
+    seed: int = 0,
+    objective: Objective = Objective(),
+    seeds: bool = True,
+    input_shapes: InputShapes | None = None,
+    out: str | Path | None = None,
+    resume: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Result:
+    """Find a plan for a model on a device.
+
+    :param model: zoo name, or path of an ONNX file.
+    :param device: name, device file, or address.
+    :param condition: the device's state, `cold,ui=60hz:4ms`.
+    :param budget: distinct plans that may be measured, seeds included.
+    :param seeds: evaluate hand policies and the exact plan first; without them, learning is judged by itself.
+    :param out: folder for the run; None writes nothing.
+    :param resume: folder of a run to continue; what it measured is not measured again.
+    :raises HetrlError: a mistake in one of the arguments, or budgets that no plan keeps (`Infeasible`).
+    """
+    from hetrl.agents.problem import Problem
+    from hetrl.agents.run_folder import Config, RunFolder
+    from hetrl.agents.tuner import Search, run_search
+
+    import hetrl
+
+    search = Search(agent, budget, seed, seeds)
+    if out is not None and resume is not None:
+        raise UsageError("a run is either new (out) or resumed", "give one of --out and --resume")
+    problem = Problem.of(
+        model, device, engine=engine, condition=condition, objective=objective, input_shapes=input_shapes
+    )
+    config = Config(
+        model=model,
+        input_shapes=dict(input_shapes or {}),
+        device=device,
+        engine=problem.planner.engine_name,
+        condition=str(problem.condition),
+        objective=objective,
+        agent=agent,
+        budget=budget,
+        seed=seed,
+        seeds=seeds,
+        hetrl=hetrl.__version__,
+    )
+    folder = None
+    if resume is not None:
+        folder = RunFolder.open(Path(resume))
+        _check_same(folder.read_config(), config, folder.path)
+    elif out is not None:
+        folder = RunFolder.create(Path(out))
+    return run_search(problem, search, folder, config, progress or Silent())
+
+
+def _check_same(earlier: object, now: object, path: Path) -> None:
+    """A resumed run may change its budget and nothing else."""
+    for name in ("model", "input_shapes", "device", "engine", "condition", "objective", "agent", "seed", "seeds"):
+        before, wanted = getattr(earlier, name), getattr(now, name)
+        if before != wanted:
+            raise RunError(f"{path} was run with {name} {before!r}, not {wanted!r}", "resume it with the same options")
+
+
+def measure(
+    model: str,
+    device: str,
+    *,
+    policy: str | None = None,
+    plan: str | Path | Plan | None = None,
+    engine: str | None = None,
+    condition: str = "cold",
+    objective: Objective = Objective(),
+    input_shapes: InputShapes | None = None,
+) -> Row:
+    """Measure one plan, or what one hand policy (or `exact`) plans.
+
+    :raises HetrlError: a mistake in one of the arguments.
+    """
+    from hetrl.agents.policies import find_policy
+    from hetrl.agents.problem import Problem
+    from hetrl.agents.rows import measured_row
+
+    if (policy is None) == (plan is None):
+        raise UsageError("a measurement is of a policy or of a plan", "give one of --policy and --plan")
+    chosen = load_plan(plan) if isinstance(plan, str | Path) else plan
+    hand = find_policy(policy) if policy not in (None, "exact") else None
+    problem = Problem.of(
+        model, device, engine=engine, condition=condition, objective=objective, input_shapes=input_shapes
+    )
+    name = policy or (str(plan) if not isinstance(plan, Plan) else "plan")
+    if chosen is None:
+        chosen = hand.plan(problem.planner) if hand is not None else problem.optimal_plan()
+    return measured_row(name, chosen, problem.device, problem.condition, objective)
+
+
+def compare(
+    model: str,
+    device: str,
+    *,
+    plans: Sequence[str | Path] = (),
+    train: bool = False,
+    agent: str = DEFAULT_AGENT,
+    budget: int = DEFAULT_BUDGET,
+    seed: int = 0,
+    engine: str | None = None,
+    condition: str = "cold",
+    objective: Objective = Objective(),
+    input_shapes: InputShapes | None = None,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Learned, hand-made and exact plans side by side, fastest first.
+
+    :param plans: plan files to include; a single one is called `learned`.
+    :param train: also train, and include what was learnt as `learned`.
+    :raises HetrlError: a mistake in one of the arguments.
+    """
+    from hetrl.agents.problem import Problem
+    from hetrl.agents.rows import measured_row
+    from hetrl.agents.tuner import Search, comparison_rows, run_search
+
+    search = Search(agent, budget, seed)
+    loaded = [(str(path), load_plan(path)) for path in plans]
+    problem = Problem.of(
+        model, device, engine=engine, condition=condition, objective=objective, input_shapes=input_shapes
+    )
+    if train:
+        rows = list(run_search(problem, search, None, None, progress or Silent()).rows)
+    else:
+        rows = comparison_rows(problem)
+    for path, plan in loaded:
+        name = "learned" if len(loaded) == 1 and not train else path
+        rows.append(measured_row(name, plan, problem.device, problem.condition, objective))
+    rows.sort(key=lambda r: (r.latency_ms is None, r.latency_ms))
+    return Comparison(
+        device=problem.planner.spec.id,
+        model=problem.graph.name,
+        engine=problem.planner.engine_name,
+        condition=str(problem.condition),
+        rows=tuple(rows),
+        winner=next((r.policy for r in rows if r.keeps_budgets), None),
+    )
+
+
+def load_model(model: str, input_shapes: InputShapes | None = None) -> OperatorGraph:
+    """The operator graph of a zoo name or an ONNX file.
+
+    :raises ModelError: the file is no valid model.
+    """
+    from hetrl.zoo.resolve import resolve_model
+
+    return resolve_model(model, dict(input_shapes) if input_shapes else None)

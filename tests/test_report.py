@@ -1,0 +1,172 @@
+"""Tables, sentences and charts say what the data says."""
+
+import io
+import sys
+
+import pytest
+from rich.console import Console
+from rich.table import Table
+
+from hetrl.errors import MissingExtra
+from hetrl.measurement import SegmentTiming
+from hetrl.plan import Axis, Cap, Compression, Evidence, Memory, ModelRef, Part, Plan, Segment
+from hetrl.report.gantt import gantt_rgb, gantt_text
+from hetrl.report.tables import (
+    best_single,
+    comparison_lines,
+    comparison_table,
+    faster,
+    number,
+    percent,
+    plan_words,
+    rows_table,
+    segments_table,
+)
+from hetrl.results import Comparison, PolicyLatency, Row
+
+CPU, GPU = "cpu/mace/fp32", "gpu/mace/fp32"
+TIMINGS = (
+    SegmentTiming("conv1", (GPU,), 0.0, 4.0, 1.0),
+    SegmentTiming("conv2", (GPU, CPU), 4.0, 6.0, 0.5),
+    SegmentTiming("fc", (CPU,), 6.0, 10.0, 0.0),
+)
+
+
+def row(policy: str, latency_ms: float | None, *processors: str, keeps: bool = True, error: str | None = None) -> Row:
+    return Row(
+        policy=policy,
+        latency_ms=latency_ms,
+        latency_interval_ms=None,
+        accuracy_drop_pct=0.0,
+        peak_memory_mb=10.0,
+        model_size_mb=5.0,
+        energy_mj=None,
+        frame_drop_rate=0.25,
+        fallback_ratio=0.0,
+        processors=processors,
+        utilization={},
+        keeps_budgets=keeps,
+        evidence=Evidence.CALIBRATED,
+        error=error,
+    )
+
+
+def text(table: Table) -> str:
+    console = Console(file=io.StringIO(), width=300)
+    with console.capture() as captured:
+        console.print(table)
+    return captured.get()
+
+
+ROWS = (
+    row("int8", 5.0, GPU, keeps=False),
+    row("learned", 10.0, GPU, CPU),
+    row("gpu", 20.0, GPU),
+    row("cpu", 40.0, CPU),
+    row("npu", None, error="unsupported: no such processor"),
+)
+COMPARISON = Comparison(device="d1", model="m", engine="mace", condition="cold", rows=ROWS, winner="learned")
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(None, "-"), (0.0, "0"), (12.34567, "12.35"), (123456.7, "123457"), (0.00012345, "0.0001234")]
+)
+def test_number(value: float | None, shown: str) -> None:
+    assert number(value) == shown
+
+
+def test_small_words() -> None:
+    assert number(2.0, "ms") == "2 ms"
+    assert percent(0.1234) == "12.3 %"
+    assert percent(None) == "-"
+    assert faster(5.0, 10.0) == "2.00x"
+    assert faster(None, 10.0) == "-"
+
+
+def test_the_best_single_processor_keeps_the_budgets() -> None:
+    best = best_single(ROWS)
+    assert best is not None and best.policy == "gpu"
+
+
+def test_comparison_marks_what_breaks_a_budget_and_says_the_evidence() -> None:
+    lines = text(comparison_table(COMPARISON)).splitlines()
+    told = {line.split()[0]: line for line in lines if line.strip()}
+    assert "broken" in told["int8"]
+    assert "kept" in told["learned"] and "2.00x" in told["learned"]
+    assert "unsupported: no such processor" in told["npu"]
+    for policy in ("int8", "learned", "gpu", "cpu", "npu"):
+        assert "calibrated" in told[policy]
+    assert comparison_lines(COMPARISON)[-1] == (
+        "best       learned, 10 ms (calibrated), 2.00x the speed of one processor (gpu)"
+    )
+
+
+def test_no_winner_is_said() -> None:
+    lost = Comparison(device="d1", model="m", engine="mace", condition="cold", rows=ROWS[:1], winner=None)
+    assert comparison_lines(lost)[-1] == "no plan keeps the budgets"
+
+
+def test_rows_against_the_best_hand_policy() -> None:
+    assert "4.00x" in text(rows_table(ROWS, PolicyLatency("gpu", 20.0))).splitlines()[2]
+    assert "vs best hand" not in text(rows_table(ROWS))
+
+
+def test_markup_in_names_is_literal() -> None:
+    assert "[red]x" in text(rows_table([row("[red]x", 1.0, CPU)]))
+
+
+def test_a_plan_in_words() -> None:
+    plan = Plan(
+        model=ModelRef("m", "0" * 64),
+        device="d1",
+        engines=("mace",),
+        segments=(
+            Segment(nodes=("a", "b"), parts=(Part(GPU, 70), Part(CPU, 30)), axis=Axis.HEIGHT, memory=Memory.IMAGE),
+            Segment(nodes=("c",), parts=(Part(CPU),)),
+        ),
+        caps=(Cap(GPU, 0.8),),
+        queue_window=4,
+        kernel_slice_ms=2.0,
+        compression=Compression(0.3),
+    )
+    assert plan_words(plan) == (
+        f"2 segments on {GPU} and {CPU}, 1 of them split, image memory, {GPU} busy at most 80.0 % of the time, "
+        "queue window 4, kernels in slices of 2 ms, 30.0 % of the prunable channels taken away"
+    )
+    lines = text(segments_table(plan)).splitlines()
+    assert lines[2].split() == ["s0", "2", "a", "b", GPU, "70", "%,", CPU, "30", "%", "height", "image"]
+    assert lines[3].split() == ["s1", "1", "c", "c", CPU, "-", "-"]
+
+
+def test_gantt_text() -> None:
+    assert gantt_text(TIMINGS, width=36).splitlines() == [
+        f"{GPU} |░░████████▒▒▒▒        |".replace("▒▒▒▒", "░▓▓▓").replace("████████", "██████"),
+        f"{CPU} |        ░███▓▓▓▓▓▓▓▓|",
+        f"{'':13}  0          10.000 ms",
+    ]
+
+
+@pytest.mark.parametrize("width", [1, 30, 80, 200])
+def test_gantt_text_keeps_its_width_and_shows_every_processor(width: int) -> None:
+    lines = gantt_text(TIMINGS, width).splitlines()
+    assert len(lines) == 3
+    assert len({len(line) for line in lines[:2]}) == 1
+    assert all(len(line) <= max(width, len(GPU) + 13) for line in lines)
+
+
+def test_gantt_of_nothing() -> None:
+    assert gantt_text(()) == "no segments"
+
+
+def test_gantt_as_image() -> None:
+    pytest.importorskip("matplotlib")
+    image = gantt_rgb(TIMINGS, width=400, height=200, title="d1")
+    assert image.shape == (200, 400, 3)
+    assert image.dtype.name == "uint8"
+    assert image.min() < 128 < image.max()
+
+
+def test_gantt_as_image_needs_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(MissingExtra, match=r"pip install 'hetrl\[plots\]'"):
+        gantt_rgb(TIMINGS)
