@@ -313,9 +313,9 @@ def test_train_tables(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["train", *ON_D1]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "vgg16 on d1, mace, cold"
-    assert [line.split()[0] for line in lines[3:6]] == ["learned", "mace_cpu", "exact"]
-    assert all("calibrated" in line for line in lines[3:6])
-    assert "latency    10 ms (calibrated), 2.00x the speed of the best hand policy (mace_cpu)" in lines
+    assert [line.split()[0] for line in lines[4:7]] == ["learned", "exact", "mace_cpu"]
+    assert all("calibrated" in line for line in lines[4:7])
+    assert "latency    10.00 ms (calibrated), 2.00x the speed of the best hand policy (mace_cpu)" in lines
     assert "next       hetrl plan show runs/vgg16-d1/plan.json" in lines
     assert lines[-1].split() == ["hetrl", "compare", *ON_D1, "--plan", "runs/vgg16-d1/plan.json"]
 
@@ -405,10 +405,16 @@ def test_progress_in_a_log_is_a_line_for_every_tenth(capsys: pytest.CaptureFixtu
     for done in range(1, 201):
         lines.update(done, 12.3456)
     lines.stop()
+    lines.start(200, "maskable-ppo")
+    lines.update(3, None)
+    lines.stop()
     out, err = capsys.readouterr()
     assert out == ""
-    assert len(err.splitlines()) == 11
-    assert err.splitlines()[-1].startswith("maskable-ppo: 200/200 evaluations, best 12.3 ms, ")
+    *err_lines, begin, end = err.splitlines()
+    assert len(err_lines) == 11
+    assert begin == "maskable-ppo: 200 evaluations ahead"
+    assert end.startswith("maskable-ppo: 3/200 evaluations, best -, ")
+    assert err_lines[-1].startswith("maskable-ppo: 200/200 evaluations, best 12.3 ms, ")
 
 
 # ---- processes -----------------------------------------------------------------------------------------------------

@@ -55,33 +55,57 @@ def exact(space: PlanSpace, objective: Objective, condition: Condition) -> Exact
         model = space.device.cost_model(ratio)
         drop_pct = predicted_accuracy_drop_pct(ratio)
         for memory in space.memories:
-            for window, slice_ms, duty in settings:
-                solved = _solve(model, memory, window, slice_ms, duty)
+            hopeless: list[_Setting] = []
+            for setting in settings:
+                if any(setting.no_faster_than(other) for other in hopeless):
+                    continue
+                solved = _solve(model, memory, setting)
                 if solved.bound_ms >= best.latency_ms:
-                    continue  # cannot win, and does not lower the bound below what is known
+                    hopeless.append(setting)  # nor does it lower the bound below what is known
+                    continue
                 bound = min(bound, solved.bound_ms)
-                schedule = Schedule(solved.segments, duty, None if window == QUEUE_WINDOWS[0] else window, slice_ms)
-                batch = batch_of([schedule], space.groups, len(duty))
-                answers = model.evaluate(batch, condition.ui)
-                if objective.keeps(drop_pct, float(answers.frame_drop_rate[0]) if limit is not None else None):
-                    latency = float(answers.latency_ms[0])
-                    if latency < best.latency_ms:
-                        best = Exact(schedule, ratio, latency, bound)
+                schedule = setting.schedule(solved.segments)
+                answers = model.evaluate(batch_of([schedule], space.groups, len(setting.duty)), condition.ui)
+                drop_rate = float(answers.frame_drop_rate[0]) if limit is not None else None
+                if answers.peak_memory_mb[0] > space.device.memory_limit_mb:
+                    continue
+                if objective.keeps(drop_pct, drop_rate) and answers.latency_ms[0] < best.latency_ms:
+                    best = Exact(schedule, ratio, float(answers.latency_ms[0]), bound)
     return Exact(best.schedule, best.prune_ratio, best.latency_ms, min(bound, best.latency_ms))
 
 
-def _settings(processors: int, limited: bool) -> list[tuple[int, float | None, tuple[float, ...]]]:
-    """Settings worth solving, likely winners first: without a frame limit, caps and small windows only cost time."""
+@dataclass(frozen=True)
+class _Setting:
+    """What holds for a whole plan besides its memory type; every field slows it down, the more the smaller it is."""
+
+    window: int
+    slice_ms: float | None
+    duty: tuple[float, ...]
+
+    def no_faster_than(self, other: _Setting) -> bool:
+        """Whether no schedule runs faster under this setting than under the other."""
+        mine, its = self.slice_ms or np.inf, other.slice_ms or np.inf
+        return (
+            self.window <= other.window and mine <= its and all(a <= b for a, b in zip(self.duty, other.duty, strict=True))
+        )
+
+    def schedule(self, segments: tuple[Placed, ...]) -> Schedule:
+        window = None if self.window == QUEUE_WINDOWS[0] else self.window
+        return Schedule(segments, self.duty, window, self.slice_ms)
+
+
+def _settings(processors: int, limited: bool) -> list[_Setting]:
+    """Settings worth solving, those that may make others hopeless first.
+
+    Without a frame limit, caps and small windows only cost time. With one, caps are tried on one processor at a time.
+    """
     full = (1.0,) * processors
     if not limited:
-        return [(QUEUE_WINDOWS[0], None, full)]
-    settings = [(w, s, full) for s in SLICES_MS for w in QUEUE_WINDOWS]
-    # A cap below 1 on one processor at a time; lower caps of both at once are never better than of one.
-    for p in range(processors):
-        for duty in DUTIES[1:]:
-            capped = tuple(duty if q == p else 1.0 for q in range(processors))
-            settings += [(w, s, capped) for s in SLICES_MS for w in QUEUE_WINDOWS]
-    return settings
+        return [_Setting(QUEUE_WINDOWS[0], None, full)]
+    capped = [
+        tuple(duty if q == p else 1.0 for q in range(processors)) for p in range(processors) for duty in DUTIES[1:]
+    ]
+    return [_Setting(w, s, duty) for duty in (full, *capped) for s in SLICES_MS for w in QUEUE_WINDOWS]
 
 
 @dataclass(frozen=True)
@@ -99,10 +123,8 @@ class _Node:
     placed: Placed | None
 
 
-def _solve(
-    model: CostModel, memory: Memory, window: int, slice_ms: float | None, duty: tuple[float, ...]
-) -> _Solved:
-    segments = SegmentCosts(model, memory, window, slice_ms, duty)
+def _solve(model: CostModel, memory: Memory, setting: _Setting) -> _Solved:
+    segments = SegmentCosts(model, memory, setting.window, setting.slice_ms, setting.duty)
     n = segments.positions
     layers: list[dict[State, _Node]] = [{} for _ in range(n + 1)]
     layers[0][segments.first_state()] = _Node(0.0, (), None)

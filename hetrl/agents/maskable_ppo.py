@@ -2,43 +2,84 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from sb3_contrib import MaskablePPO
 from stable_baselines3.common.callbacks import BaseCallback
+from torch import nn
 
 from hetrl.agents.base import AgentRun
 from hetrl.envs.core import PartitionCore
 from hetrl.envs.sb3 import PartitionVecEnv
+from hetrl.envs.space import CONTINUE
 
 
 @dataclass(frozen=True)
 class PpoConfig:
-    """Settings; a plan is one episode, `episodes_per_update` of each environment make one update."""
+    """Settings. A plan is one episode, and every environment plays one episode between updates.
+
+    :param free: share of the environments that choose the granularity; the others make `intra_op` plans, of which
+        all other granularities are special cases, so that an early favourite cannot end the search.
+    :param changes: decisions per plan that even a policy which is sure of itself keeps changing.
+    :param first_bias: head start of choice 0 in a fresh policy: to continue a segment, not to cap, not to slice.
+    :param patience: updates without any new plan after which the space counts as exhausted.
+    """
 
     environments: int = 16
-    episodes_per_update: int = 1
-    batch_size: int = 128
+    batch_size: int = 256
     epochs: int = 8
     learning_rate: float = 1e-3
-    entropy: float = 0.01
+    entropy: float = 0.005
     clip_range: float = 0.2
     gae_lambda: float = 0.95
     hidden: int = 64
+    free: float = 0.25
+    changes: float = 1.5
+    first_bias: float = 1.5
+    patience: int = 100
 
 
-class _UntilExhausted(BaseCallback):
-    """Stops learning when the budget is spent, and counts decisions."""
+class BoundedLogits(nn.Module):
+    """Keeps logits within [-bound, bound], so that no legal choice ever becomes impossible.
 
-    def __init__(self, run: AgentRun) -> None:
+    A policy that has settled would propose the same plan for ever, and only new plans teach anything. With A choices
+    per decision, a choice at the lower bound beside one at the upper has probability exp(-2 bound), so that a plan of
+    n decisions has about n A exp(-2 bound) changes.
+    """
+
+    def __init__(self, bound: float) -> None:
+        super().__init__()
+        self.bound = bound
+
+    @staticmethod
+    def for_changes(changes: float, decisions: int, choices: int) -> BoundedLogits:
+        """The bound at which a settled policy still makes so many changes per plan."""
+        return BoundedLogits(max(1.0, 0.5 * math.log(decisions * choices / changes)))
+
+    def forward(self, logits: torch.Tensor) -> torch.Tensor:
+        return self.bound * torch.tanh(logits / self.bound)
+
+
+class _Pacer(BaseCallback):
+    """Stops learning when the budget is spent, or when nothing new comes any more."""
+
+    def __init__(self, run: AgentRun, patience: int) -> None:
         super().__init__()
         self._run = run
+        self._patience = patience
+        self._evaluations = run.ledger.evaluations
+        self._idle = 0
 
     def _on_step(self) -> bool:
         self._run.env_steps = self.num_timesteps
-        return not self._run.ledger.exhausted
+        return not self._run.ledger.exhausted and self._idle < self._patience
+
+    def _on_rollout_end(self) -> None:
+        self._idle = self._idle + 1 if self._run.ledger.evaluations == self._evaluations else 0
+        self._evaluations = self._run.ledger.evaluations
 
 
 def maskable_ppo(run: AgentRun, config: PpoConfig | None = None) -> None:
@@ -51,6 +92,7 @@ def maskable_ppo(run: AgentRun, config: PpoConfig | None = None) -> None:
         lambda taken: ledger.outcomes(taken, run.name),
         ledger.reference_ms,
         config.environments,
+        pinned=round(config.environments * (1 - config.free)),
     )
     env = PartitionVecEnv(core)
     torch.set_num_threads(1)  # faster than more for networks this small
@@ -58,7 +100,7 @@ def maskable_ppo(run: AgentRun, config: PpoConfig | None = None) -> None:
     model = MaskablePPO(
         "MlpPolicy",
         env,
-        n_steps=ledger.space.length * config.episodes_per_update,
+        n_steps=ledger.space.length,
         batch_size=config.batch_size,
         n_epochs=config.epochs,
         gamma=1.0,
@@ -70,8 +112,12 @@ def maskable_ppo(run: AgentRun, config: PpoConfig | None = None) -> None:
         seed=run.seed,
         device="cpu",
     )
+    bounded = BoundedLogits.for_changes(config.changes, ledger.space.length, ledger.space.width)
+    with torch.no_grad():
+        model.policy.action_net.bias[CONTINUE] += config.first_bias
+    model.policy.action_net = nn.Sequential(model.policy.action_net, bounded)
     try:
-        model.learn(total_timesteps=10**9, callback=_UntilExhausted(run))
+        model.learn(total_timesteps=10**9, callback=_Pacer(run, config.patience))
     finally:
         run.save_weights = lambda folder: save(model, folder)
 

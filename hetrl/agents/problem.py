@@ -1,9 +1,8 @@
-"""A device, a model, a condition and an objective, resolved from what a user names."""
+"""A setting with its exact optimum and its hand plans."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,61 +11,15 @@ import msgspec
 from hetrl.agents.exact import Exact, exact
 from hetrl.agents.policies import policy_catalog
 from hetrl.agents.trials import Header
-from hetrl.condition import Condition, parse_condition
-from hetrl.device_bridge.base import Device
-from hetrl.device_bridge.registry import open_device
 from hetrl.device_bridge.surrogate.compile import plan_of
-from hetrl.device_bridge.surrogate.device import SurrogateDevice
-from hetrl.envs.space import PlanSpace
+from hetrl.envs.setting import Setting
 from hetrl.errors import Infeasible
-from hetrl.graph import OperatorGraph
-from hetrl.objective import Objective
 from hetrl.plan import MadeBy, Plan
-from hetrl.zoo.resolve import resolve_model
 
 
 @dataclass(frozen=True)
-class Problem:
-    """What is to be tuned. `device` is the user's; `planner` the surrogate that planning relies on (maybe the same)."""
-
-    device: Device
-    planner: SurrogateDevice
-    condition: Condition
-    objective: Objective
-
-    @staticmethod
-    def of(
-        model: str,
-        device: str,
-        *,
-        engine: str | None,
-        condition: str,
-        objective: Objective,
-        input_shapes: Mapping[str, Sequence[int]] | None,
-    ) -> Problem:
-        """Resolve names; the cheap checks come first.
-
-        :raises HetrlError: whatever is wrong with one of them.
-        """
-        parsed = parse_condition(condition)
-        shapes = {name: tuple(shape) for name, shape in (input_shapes or {}).items()}
-        graph = resolve_model(model, shapes or None)
-        return Problem.on(open_device(device, graph, engine), parsed, objective)
-
-    @staticmethod
-    def on(device: Device, condition: Condition, objective: Objective) -> Problem:
-        """The problem of an open device."""
-        if isinstance(device, SurrogateDevice):
-            return Problem(device, device, condition, objective)
-        return Problem(device, SurrogateDevice(device.spec, device.graph, device.engine_name), condition, objective)
-
-    @property
-    def graph(self) -> OperatorGraph:
-        return self.device.graph
-
-    @cached_property
-    def space(self) -> PlanSpace:
-        return PlanSpace(self.planner, self.objective)
+class Problem(Setting):
+    """A setting to be tuned, and what can be known of its solutions without a search."""
 
     @cached_property
     def optimum(self) -> Exact:

@@ -19,10 +19,8 @@ from hetrl.agents.problem import Problem
 from hetrl.agents.rows import expected_of, measured_row
 from hetrl.agents.run_folder import Config, RunFolder
 from hetrl.agents.trials import Trial, TrialLog, read_trials
-from hetrl.device_bridge.surrogate.compile import plan_of
-from hetrl.device_bridge.surrogate.schedule import Placed, Schedule
 from hetrl.errors import Infeasible, RunError, UsageError
-from hetrl.plan import MadeBy, Memory, Plan
+from hetrl.plan import MadeBy, Plan
 from hetrl.progress import Progress
 from hetrl.results import PolicyLatency, Result, Row
 
@@ -112,21 +110,6 @@ def _earlier(problem: Problem, folder: RunFolder) -> list[Trial]:
     return trials
 
 
-def cpu_plan(problem: Problem) -> Plan:
-    """Everything on the CPU: it runs any model, and keeps every budget, so costs are measured against it."""
-    units = [p.unit for p in problem.planner.engine.processors]
-    whole = Placed(0, problem.space.groups - 1, units.index("cpu"), Memory.BUFFER)
-    return plan_of(
-        Schedule((whole,)),
-        problem.graph,
-        problem.space.options,
-        problem.planner.engine,
-        device=problem.planner.spec.id,
-        engine_name=problem.planner.engine_name,
-        made_by=MadeBy(method="reference"),
-    )
-
-
 def _evaluate_seeds(problem: Problem, search: Search, ledger: Ledger) -> None:
     """The exact plan first, then the reference and the hand policies, as far as the budget goes."""
     plans: list[tuple[str, Plan]] = []
@@ -134,18 +117,11 @@ def _evaluate_seeds(problem: Problem, search: Search, ledger: Ledger) -> None:
         if problem.optimum.schedule is not None:
             plans.append(("exact", problem.optimal_plan()))
         plans += problem.hand_plans()
-    plans.append(("reference", cpu_plan(problem)))
+    plans.append(("reference", problem.cpu_plan()))
     for name, plan in plans:
         if not ledger.exhausted:
             ledger.measure(plan, name)
-    reference = problem.device.measure(cpu_plan(problem), problem.condition)
-    if reference.latency_ms is None:
-        raise Infeasible(
-            f"the model does not run on the CPU of {problem.planner.spec.id}: "
-            f"{reference.error.message if reference.error else ''}",
-            "choose a smaller model, or another device",
-        )
-    ledger.reference_ms = reference.latency_ms
+    ledger.reference_ms = problem.reference_ms
 
 
 def _result(

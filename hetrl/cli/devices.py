@@ -26,7 +26,7 @@ def devices(json: options.Json = False) -> None:
         return
     from hetrl.report.tables import grid
 
-    table = grid("device", "phone", "soc", "engine", "processors", *(f">{source}" for source in Source))
+    table = grid("device", "phone", "soc", "engine", "processors", *(f">{source.value}" for source in Source))
     for spec in specs:
         counts = sources(spec)
         for row, name in enumerate(sorted(spec.engines, key=lambda name: name != spec.default_engine)):

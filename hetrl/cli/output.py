@@ -48,6 +48,9 @@ def show(*renderables: RenderableType) -> None:
     )
     with console.capture() as captured:
         for renderable in renderables:
-            console.print(Text(renderable) if isinstance(renderable, str) else renderable)
+            if isinstance(renderable, str):
+                console.print(Text(renderable), soft_wrap=True)  # commands stay in one piece, to be copied
+            else:
+                console.print(renderable)
     text = captured.get()
     write(text if terminal else "".join(f"{line.rstrip()}\n" for line in text.splitlines()))

@@ -63,36 +63,41 @@ class Bar:
 
 
 class Lines:
-    """One plain line at the start and for every tenth of the way."""
+    """One plain line at the start, for every tenth of the way, and at the end."""
 
     def __init__(self) -> None:
         self._total = 1
         self._label = ""
-        self._tenths = 0
+        self._done = 0
+        self._said = 0
+        self._best_ms: float | None = None
         self._began = time.monotonic()
 
     def start(self, total: int, label: str) -> None:
-        self._total, self._label, self._tenths = max(1, total), label, 0
+        self._total, self._label, self._done, self._said = max(1, total), label, 0, 0
         self._began = time.monotonic()
-        self._say(f"{label}: {total} evaluations ahead")
+        self._say(f"{total} evaluations ahead")
 
     def update(self, done: int, best_ms: float | None) -> None:
-        tenths = 10 * done // self._total
-        if tenths <= self._tenths:
-            return
-        self._tenths = tenths
+        self._done, self._best_ms = done, best_ms
+        if 10 * done // self._total > 10 * self._said // self._total:
+            self._tell()
+
+    def stop(self) -> None:
+        if self._done > self._said:
+            self._tell()
+
+    def _tell(self) -> None:
+        self._said = self._done
         elapsed = time.monotonic() - self._began
-        left = elapsed * max(0, self._total - done) / done
+        left = elapsed * max(0, self._total - self._done) / self._done
         self._say(
-            f"{self._label}: {done}/{self._total} evaluations, best {_milliseconds(best_ms)}, "
-            f"{elapsed:.0f} s, about {left:.0f} s left"
+            f"{self._done}/{self._total} evaluations, best {_milliseconds(self._best_ms)}, "
+            f"{elapsed:.0f} s, at most {left:.0f} s left"
         )
 
-    def stop(self) -> None: ...
-
-    @staticmethod
-    def _say(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+    def _say(self, line: str) -> None:
+        print(f"{self._label}: {line}", file=sys.stderr, flush=True)
 
 
 def _milliseconds(value: float | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +13,7 @@ from hetrl.cli import options, output
 from hetrl.errors import UsageError
 
 if TYPE_CHECKING:
-    from hetrl.results import Result
+    from hetrl.results import Result, Row
 
 JSON_KEYS = (
     "run", "plan", "latency_ms", "best_hand", "exact_ms", "bound_ms", "gap_to_exact", "accuracy_drop_pct",
@@ -80,7 +81,8 @@ def train(  # noqa: PLR0913, PLR0917 (typer reads the options from the parameter
     if json:
         output.print_json(document(result))
     else:
-        summarize(result, model, device)
+        asked = {"--device": device, "--model": model, "--engine": engine, "--condition": condition}
+        summarize(result, {option: value for option, value in asked.items() if value and value != "cold"}, input_shape)
     if result.interrupted:
         raise typer.Exit(130)
 
@@ -91,15 +93,19 @@ def document(result: Result) -> dict[str, Any]:
     return found | {"plan": result.plan_path or result.plan}
 
 
-def summarize(result: Result, model: str, device: str) -> None:
-    """The tables and lines that a person reads."""
+def summarize(result: Result, asked: dict[str, str], input_shape: Sequence[str] | None) -> None:
+    """The tables and lines that a person reads; `asked` are the options that the next command needs as well."""
     from hetrl.report.tables import result_lines, rows_table
 
-    first = sorted(result.rows, key=lambda row: row.policy != "learned")
+    def order(row: Row) -> tuple[bool, bool, float]:
+        return row.policy != "learned", row.latency_ms is None, row.latency_ms or 0.0
+
     title = f"{result.model} on {result.device}, {result.engine}, {result.condition}"
-    output.show(title, rows_table(first, result.best_hand), "", *result_lines(result))
+    output.show(title, rows_table(sorted(result.rows, key=order), result.best_hand), "", *result_lines(result))
     if result.plan_path:
-        asked = ["hetrl", "compare", "--device", device, "--model", model, "--plan", result.plan_path]
-        if result.condition != "cold":
-            asked += ["--condition", result.condition]
-        output.show(f"next       hetrl plan show {shlex.quote(result.plan_path)}", f"           {shlex.join(asked)}")
+        words = [word for option in asked.items() for word in option]
+        words += [word for shape in input_shape or () for word in ("--input-shape", shape)]
+        command = shlex.join(["hetrl", "compare", *words, "--plan", result.plan_path])
+        output.show(f"next       hetrl plan show {shlex.quote(result.plan_path)}", f"           {command}")
+        if result.interrupted and result.run:
+            output.show(f"           the same command with --resume {shlex.quote(result.run)} goes on")

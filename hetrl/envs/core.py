@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from hetrl.envs.evaluate import Outcomes
 from hetrl.envs.features import dynamic_size, static_features
-from hetrl.envs.space import CONTINUE, PlanSpace
+from hetrl.envs.space import CONTINUE, GRANULARITIES, Granularity, PlanSpace
 from hetrl.objective import Objective
 
 Floats = npt.NDArray[np.float32]
@@ -31,14 +32,23 @@ class Finished:
 class PartitionCore:
     """State of B plans in the making. All take their decisions in lockstep, since all plans have the same length.
 
-    The reward of a complete plan is `log(reference_ms / cost_ms)`, that of every other step 0.
+    The reward of a complete plan is `log(reference_ms / cost_ms)`, that of every other step 0. So it is where the
+    device went away while it ran the plan (`lost`): that says nothing of the plan.
 
     :param evaluator: (length, B) complete decisions -> outcomes.
     :param reference_ms: latency of a plan that keeps every budget; the scale of rewards.
+    :param pinned: so many of the plans may only be of granularity `intra_op`.
     """
 
-    def __init__(
-        self, space: PlanSpace, objective: Objective, evaluator: Evaluator, reference_ms: float, size: int
+    def __init__(  # noqa: PLR0913 - what an environment is made of
+        self,
+        space: PlanSpace,
+        objective: Objective,
+        evaluator: Evaluator,
+        reference_ms: float,
+        size: int,
+        *,
+        pinned: int = 0,
     ) -> None:
         self.space = space
         self.objective = objective
@@ -49,14 +59,22 @@ class PartitionCore:
         self._dynamic_size = dynamic_size(space)
         self._taken: Ints = np.zeros((space.length, size), dtype=np.int64)
         self.step_number = 0
-        self._mask = space.mask(0, self._taken)
+        self.lost: Bools = np.zeros(size, dtype=np.bool_)
+        self._pinned = pinned
+        self._mask = self._first_mask()
 
     def reset(self) -> Floats:
         """Begin B new plans; observations (B, F)."""
         self._taken = np.zeros_like(self._taken)
         self.step_number = 0
-        self._mask = self.space.mask(0, self._taken)
+        self._mask = self._first_mask()
         return self.observe()
+
+    def _first_mask(self) -> Bools:
+        mask = self.space.mask(0, self._taken)
+        mask[:, : self._pinned] = False
+        mask[GRANULARITIES.index(Granularity.INTRA_OP), : self._pinned] = True
+        return mask
 
     def masks(self) -> Bools:
         """(B, width) legal choices of the decision at hand."""
@@ -80,7 +98,22 @@ class PartitionCore:
         cost = self.objective.cost_ms(
             outcomes.latency_ms, outcomes.accuracy_drop_pct, outcomes.frame_drop_rate, self.reference_ms
         )
-        return np.log(self.reference_ms / cost), wrong, Finished(self._taken.copy(), outcomes, cost)
+        rewards = np.where(self.lost, 0.0, np.log(self.reference_ms / cost))
+        return rewards, wrong, Finished(self._taken.copy(), outcomes, cost)
+
+    def final_infos(self, finished: Finished) -> dict[str, npt.NDArray[Any]]:
+        """What is known of complete plans, (B,) each, NaN where there is no number; `decisions` is (B, length)."""
+        known = finished.outcomes
+        over = self.objective.violation(known.accuracy_drop_pct, known.frame_drop_rate)
+        return {
+            **{field.name: getattr(known, field.name) for field in fields(known)},
+            "cost_ms": finished.cost_ms,
+            "keeps_budgets": np.isfinite(known.latency_ms) & (over == 0),
+            "decisions": finished.taken.T,
+        }
+
+    def close(self) -> None:
+        """Let go of what evaluates plans; may be called twice."""
 
     def observe(self) -> Floats:
         """(B, F) float32: the decision at hand, its fusion group and the next ones, and what was decided so far."""

@@ -19,7 +19,7 @@ NOTHING = "-"
 
 def grid(*headings: str) -> Table:
     """An empty table; a heading that starts with `>` is right-aligned, and its column never wraps."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in headings:
         if heading.startswith(">"):
             table.add_column(heading[1:], justify="right", no_wrap=True)
@@ -29,10 +29,10 @@ def grid(*headings: str) -> Table:
 
 
 def number(value: float | None, unit: str = "") -> str:
-    """Four significant digits, never an exponent below a million."""
+    """Four significant digits, no exponent from 0.0001 to a million."""
     if value is None:
         return NOTHING
-    text = f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.4g}"
+    text = f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:#.4g}"
     return f"{text} {unit}" if unit else text
 
 
@@ -42,50 +42,49 @@ def percent(fraction: float | None) -> str:
 
 def rows_table(rows: Sequence[Row], best_hand: PolicyLatency | None = None) -> Table:
     """One line per row, in the given order; `best_hand` is what each latency is set against."""
-    table = grid(
-        "policy", ">latency", *([">vs best hand"] if best_hand else []), ">memory", ">energy", ">frame drops",
-        ">accuracy drop", "processors", "budgets", "evidence",
-    )  # fmt: skip
-    for row in rows:
-        against = [faster(row.latency_ms, best_hand.latency_ms)] if best_hand else []
-        add_row(table, row, against)
-    return table
+    if best_hand is None:
+        return _rows_table(rows)
+    return _rows_table(rows, "vs best\nhand", best_hand.latency_ms)
 
 
 def comparison_table(comparison: Comparison) -> Table:
     """Fastest first; the winner is bold, rows that break a budget say so."""
     single = best_single(comparison.rows)
-    table = grid(
-        "policy", ">latency", ">vs best single", ">memory", ">energy", ">frame drops", ">accuracy drop", "processors",
-        "budgets", "evidence",
-    )  # fmt: skip
-    for row in comparison.rows:
-        add_row(table, row, [faster(row.latency_ms, single.latency_ms if single else None)])
+    table = _rows_table(comparison.rows, "vs best\nsingle", single.latency_ms if single else None)
+    for line, row in zip(table.rows, comparison.rows, strict=True):
         if row.policy == comparison.winner:
-            table.rows[-1].style = "bold"
+            line.style = "bold"
     return table
 
 
-def add_row(table: Table, row: Row, against: Sequence[str]) -> None:
-    """Append `row`, with the cells of `against` after its latency."""
-    if row.error is not None:
-        blank = [NOTHING] * (len(table.columns) - 4)
-        cells = [row.policy, NOTHING, *blank, row.error, row.evidence.value]
-        table.add_row(*map(Text, cells), style="dim")
-        return
-    cells = [
-        row.policy,
-        number(row.latency_ms, "ms"),
-        *against,
-        number(row.peak_memory_mb, "MB"),
-        number(row.energy_mj, "mJ"),
-        percent(row.frame_drop_rate),
-        f"{row.accuracy_drop_pct:.2f} points",
-        ", ".join(row.processors),
-        "kept" if row.keeps_budgets else "broken",
-        row.evidence.value,
-    ]
-    table.add_row(*map(Text, cells), style="" if row.keeps_budgets else "dim")
+def _rows_table(rows: Sequence[Row], against: str | None = None, reference_ms: float | None = None) -> Table:
+    """Columns in which every row says the same good thing (no accuracy lost, budgets kept) are left out."""
+    lossy = any(row.accuracy_drop_pct for row in rows)
+    odd = any(row.error is not None or not row.keeps_budgets for row in rows)
+    short = short_names([name for row in rows for name in row.processors])
+    cells: dict[str, list[str]] = {"policy": [row.policy for row in rows]}
+    cells[">latency\nms"] = [number(row.latency_ms) for row in rows]
+    if against is not None:
+        cells[f">{against}"] = [faster(row.latency_ms, reference_ms) for row in rows]
+    cells[">memory\nMB"] = [number(row.peak_memory_mb) for row in rows]
+    cells[">energy\nmJ"] = [number(row.energy_mj) for row in rows]
+    cells[">frame\ndrops"] = [percent(row.frame_drop_rate) for row in rows]
+    if lossy:
+        cells[">accuracy\ndrop"] = [f"{row.accuracy_drop_pct:.2f} pt" for row in rows]
+    cells["runs on"] = [", ".join(short[name] for name in row.processors) or NOTHING for row in rows]
+    if odd:
+        cells["budgets"] = [row.error or ("kept" if row.keeps_budgets else "broken") for row in rows]
+    cells["evidence"] = [row.evidence.value for row in rows]
+    table = grid(*cells)
+    for row, line in zip(rows, zip(*cells.values(), strict=True), strict=True):
+        table.add_row(*map(Text, line), style="" if row.keeps_budgets else "dim")
+    return table
+
+
+def short_names(processors: Sequence[str]) -> dict[str, str]:
+    """`cpu` for `cpu/mace/fp32`, where engine and precision are the same throughout."""
+    alike = len({name.partition("/")[2] for name in processors}) == 1
+    return {name: name.partition("/")[0] if alike else name for name in processors}
 
 
 def best_single(rows: Sequence[Row]) -> Row | None:
@@ -126,9 +125,10 @@ def result_lines(result: Result) -> list[str]:
         best = result.best_hand
         lines[0] += f", {faster(result.latency_ms, best.latency_ms)} the speed of the best hand policy ({best.policy})"
     if result.bound_ms is not None and result.gap_to_exact is not None:
+        gap = percent(max(0.0, result.gap_to_exact))
         lines.append(
-            f"bound      no allowed plan is faster than {number(result.bound_ms, 'ms')} "
-            f"({result.evidence.value}); this one is within {percent(max(0.0, result.gap_to_exact))} of it"
+            f"bound      no allowed plan is faster than {number(result.bound_ms, 'ms')} ({result.evidence.value}): "
+            + ("this is the best there is" if gap == "0.0 %" else f"this one is within {gap} of it")
         )
     lines.append(f"does       {plan_words(result.plan)}")
     if result.plan_path:

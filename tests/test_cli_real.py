@@ -1,12 +1,13 @@
-"""Bad files and unknown names, with the real library: one line, exit code 2, nothing written."""
+"""The command line with the real library: a plan is learned, shown and measured; bad input takes one line."""
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
-import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -57,6 +58,34 @@ def refuse(
         assert sorted(os.listdir()) == before
 
     return check
+
+
+def test_a_plan_is_learned_shown_measured_and_compared(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("small.onnx").write_bytes(small_model())
+    on = ["--device", "d1", "--model", "small.onnx"]
+
+    def ask(*words: str) -> Any:
+        assert run([*words, "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    learned = ask("train", *on, "--budget", "12", "--quiet")
+    assert learned["plan"] == "runs/small-d1/plan.json"
+    assert learned["latency_ms"] <= learned["best_hand"]["latency_ms"]
+    assert learned["evidence"] == "predicted"
+    shown = ask("plan", "show", learned["plan"])
+    assert shown["plan"]["expected"]["latency_ms"] == pytest.approx(learned["latency_ms"], rel=1e-5)
+    row = ask("measure", *on, "--plan", learned["plan"])
+    assert row["latency_ms"] == learned["latency_ms"]
+    assert [segment["id"] for segment in row["segments"]] == [f"s{i}" for i in range(len(shown["plan"]["segments"]))]
+    rows = {row["policy"]: row for row in ask("compare", *on, "--plan", learned["plan"])["rows"]}
+    assert rows["learned"]["latency_ms"] == learned["latency_ms"]
+    assert rows["exact"]["latency_ms"] == learned["exact_ms"]
+    for words in (["measure", *on, "--plan", learned["plan"]], ["compare", *on], ["plan", "show", learned["plan"]]):
+        assert run(words) == 0
+        assert "predicted" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", ["train --budget 3 --quiet", "compare", "measure --policy mace_cpu"])
@@ -118,8 +147,3 @@ def test_bad_run_folders(refuse: Callable[[str, str], None]) -> None:
     Path("file").write_text("", encoding="utf-8")
     refuse("train --device d1 --model small.onnx --budget 3 --quiet --out file", "file")
     refuse("train --device d1 --model small.onnx --budget 3 --quiet --resume gone", "gone")
-
-
-def test_onnx_reads_the_small_model(tmp_path: Path) -> None:
-    (tmp_path / "m.onnx").write_bytes(small_model())
-    onnx.checker.check_model(str(tmp_path / "m.onnx"))

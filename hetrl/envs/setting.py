@@ -1,0 +1,99 @@
+"""A device with a model, a condition and an objective, resolved from what a user names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Self
+
+from hetrl.condition import Condition, parse_condition
+from hetrl.device_bridge.base import Device
+from hetrl.device_bridge.registry import open_device
+from hetrl.device_bridge.surrogate.compile import plan_of
+from hetrl.device_bridge.surrogate.device import SurrogateDevice
+from hetrl.device_bridge.surrogate.schedule import Placed, Schedule
+from hetrl.envs.space import PlanSpace
+from hetrl.errors import DeviceFailed, Infeasible
+from hetrl.graph import OperatorGraph
+from hetrl.measurement import Failure
+from hetrl.objective import Objective
+from hetrl.plan import MadeBy, Memory, Plan
+from hetrl.zoo.resolve import resolve_model
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What plans are made for. `device` is the user's; `planner` the surrogate that planning relies on (maybe it)."""
+
+    device: Device
+    planner: SurrogateDevice
+    condition: Condition
+    objective: Objective
+
+    @classmethod
+    def of(
+        cls,
+        model: str,
+        device: str,
+        *,
+        engine: str | None,
+        condition: str,
+        objective: Objective,
+        input_shapes: Mapping[str, Sequence[int]] | None,
+    ) -> Self:
+        """Resolve names; the cheap checks come first.
+
+        :raises HetrlError: whatever is wrong with one of them.
+        """
+        parsed = parse_condition(condition)
+        shapes = {name: tuple(shape) for name, shape in (input_shapes or {}).items()}
+        graph = resolve_model(model, shapes or None)
+        return cls.on(open_device(device, graph, engine), parsed, objective)
+
+    @classmethod
+    def on(cls, device: Device, condition: Condition, objective: Objective) -> Self:
+        """The setting of an open device."""
+        if isinstance(device, SurrogateDevice):
+            return cls(device, device, condition, objective)
+        return cls(device, SurrogateDevice(device.spec, device.graph, device.engine_name), condition, objective)
+
+    @property
+    def graph(self) -> OperatorGraph:
+        return self.device.graph
+
+    @cached_property
+    def space(self) -> PlanSpace:
+        return PlanSpace(self.planner, self.objective)
+
+    def cpu_plan(self) -> Plan:
+        """Everything on the CPU: it runs any model, and keeps every budget, so costs are measured against it."""
+        units = [p.unit for p in self.planner.engine.processors]
+        whole = Placed(0, self.space.groups - 1, units.index("cpu"), Memory.BUFFER)
+        return plan_of(
+            Schedule((whole,)),
+            self.graph,
+            self.space.options,
+            self.planner.engine,
+            device=self.planner.spec.id,
+            engine_name=self.planner.engine_name,
+            made_by=MadeBy(method="reference"),
+        )
+
+    @cached_property
+    def reference_ms(self) -> float:
+        """Latency of `cpu_plan` on the device, measured when first asked for.
+
+        :raises Infeasible: it does not run there.
+        :raises DeviceFailed: the device went away.
+        """
+        measured = self.device.measure(self.cpu_plan(), self.condition)
+        if measured.latency_ms is not None:
+            return measured.latency_ms
+        reason = measured.error.message if measured.error else ""
+        if measured.error is not None and measured.error.kind is Failure.LOST:
+            raise DeviceFailed(f"{self.planner.spec.id} went away: {reason}", "check its connection, then try again")
+        raise Infeasible(
+            f"the model does not run on the CPU of {self.planner.spec.id}: {reason}",
+            "choose a smaller model, or another device",
+        )
