@@ -1,7 +1,7 @@
 """Refit the `mace` engine set of d1 from the measured rows that hetrl ships.
 
-    python experiments/calibrate.py            print the errors, in sample and leave-one-model-out
-    python experiments/calibrate.py --write    also write hetrl/device_bridge/specs/d1.json and docs/calibration.md
+python experiments/calibrate.py            print the errors, in sample and leave-one-model-out
+python experiments/calibrate.py --write    also write hetrl/device_bridge/specs/d1.json and docs/calibration.md
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ def table(title: str, rows: list[CellError]) -> list[str]:
         if found:
             lines.append(f"| {model} | " + " | ".join(_cell(found.get(s)) for s in STRATEGIES) + " |")
     means = by_strategy(rows)
-    lines.append("| mean abs. error | " + " | ".join(f"{100 * means[s]:.1f} %" if s in means else "" for s in STRATEGIES) + " |")
+    lines.append(
+        "| mean abs. error | " + " | ".join(f"{100 * means[s]:.1f} %" if s in means else "" for s in STRATEGIES) + " |"
+    )
     without = mean_abs([r for r in rows if r.cell.strategy != "codl_buffer"])
     lines += ["", f"All cells: {100 * mean_abs(rows):.2f} %; without `codl_buffer`: {100 * without:.2f} %.", ""]
     return lines

@@ -1,8 +1,8 @@
 """How well an agent learns by itself: no seeds, gap to the exact optimum against evaluations.
 
-    python experiments/learning.py                          d1, vgg16 and resnet18, seeds 0 1 2, 10,000 evaluations
-    python experiments/learning.py --budget 1000 --seeds 0  a quick look
-    python experiments/learning.py --write                  also write docs/learning.md
+python experiments/learning.py                          d1, vgg16 and resnet18, seeds 0 1 2, 10,000 evaluations
+python experiments/learning.py --budget 1000 --seeds 0  a quick look
+python experiments/learning.py --write                  also write docs/learning.md
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ def main() -> None:
             lines.append(f"| {model} | {seed} | {cells} | {steps:,} | {wall_s:.0f} |")
             print(lines[-1], flush=True)
         medians = " | ".join(
-            f"**{100 * statistics.median(g[n] for g in found):.1f}**" if all(n in g for g in found) else "" for n in points
+            f"**{100 * statistics.median(g[n] for g in found):.1f}**" if all(n in g for g in found) else ""
+            for n in points
         )
         lines.append(f"| {model} | median | {medians} | | |")
         print(lines[-1], flush=True)

@@ -1,8 +1,8 @@
 """hetrl finds which operator of a model runs on which processor of a phone.
 
-    import hetrl
-    result = hetrl.tune("vgg16", "d1", budget=500, seed=0, out="runs/mine")
-    print(result.latency_ms, result.plan.processors)
+import hetrl
+result = hetrl.tune("vgg16", "d1", budget=500, seed=0, out="runs/mine")
+print(result.latency_ms, result.plan.processors)
 """
 
 from __future__ import annotations

@@ -47,11 +47,10 @@ def tune(
     :param resume: folder of a run to continue; what it measured is not measured again.
     :raises HetrlError: a mistake in one of the arguments, or budgets that no plan keeps (`Infeasible`).
     """
+    import hetrl
     from hetrl.agents.problem import Problem
     from hetrl.agents.run_folder import Config, RunFolder
     from hetrl.agents.tuner import Search, run_search
-
-    import hetrl
 
     search = Search(agent, budget, seed, seeds)
     if out is not None and resume is not None:

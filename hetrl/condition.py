@@ -26,7 +26,9 @@ class Ui(msgspec.Struct, frozen=True):
         if not 1 <= self.rate_hz <= 480:
             raise UsageError(f"a screen does not refresh {self.rate_hz:g} times a second", "try ui=60hz:4ms")
         if not 0 < self.render_ms < self.budget_ms:
-            raise UsageError(f"a frame of {self.render_ms:g} ms does not fit into {self.rate_hz:g} Hz", "try ui=60hz:4ms")
+            raise UsageError(
+                f"a frame of {self.render_ms:g} ms does not fit into {self.rate_hz:g} Hz", "try ui=60hz:4ms"
+            )
 
     @property
     def budget_ms(self) -> float:

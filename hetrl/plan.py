@@ -17,10 +17,18 @@ import msgspec
 
 from hetrl.errors import PlanError
 
-SCHEMA = "hetrl.plan/1"
+SCHEMA: Literal["hetrl.plan/1"] = "hetrl.plan/1"
 DEFAULT_QUEUE_WINDOW = 16  # what MACE's documentation suggests for opencl_queue_window_size
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_PROCESSOR = re.compile(r"[a-z0-9_.-]+/[a-z0-9_.-]+/[a-z0-9_.-]+")
+PROCESSOR_ID = re.compile(r"[a-z0-9_.-]+/[a-z0-9_.-]+/[a-z0-9_.-]+")
+
+
+def _make_floats(struct: msgspec.Struct, *names: str) -> None:
+    """1 becomes 1.0, and -0.0 becomes 0.0: values that compare equal are written the same."""
+    for name in names:
+        value = getattr(struct, name)
+        if value is not None:
+            msgspec.structs.force_setattr(struct, name, float(value) + 0.0)
 
 
 class Axis(StrEnum):
@@ -70,11 +78,17 @@ class Cap(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     processor: str
     duty: float
 
+    def __post_init__(self) -> None:
+        _make_floats(self, "duty")
+
 
 class Compression(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How the model is made smaller: `prune_ratio` is the share of prunable channels taken away (0 to below 1)."""
 
     prune_ratio: float = 0.0
+
+    def __post_init__(self) -> None:
+        _make_floats(self, "prune_ratio")
 
 
 class ModelRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -103,6 +117,9 @@ class Expected(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     peak_memory_mb: float
     energy_mj: float | None
     evidence: Evidence
+
+    def __post_init__(self) -> None:
+        _make_floats(self, "latency_ms", "accuracy_drop_pct", "frame_drop_rate", "peak_memory_mb", "energy_mj")
 
 
 class MadeBy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -156,6 +173,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
             raise PlanError("queue_window", f"{self.queue_window} is not in 1 to 1024")
         if self.kernel_slice_ms is not None and not 0.01 <= self.kernel_slice_ms <= 1000:
             raise PlanError("kernel_slice_ms", f"{self.kernel_slice_ms} is not in 0.01 to 1000 ms")
+        _make_floats(self, "kernel_slice_ms")
 
     @property
     def key(self) -> str:
@@ -186,7 +204,7 @@ def _check_segment(segment: Segment, field: str, engines: tuple[str, ...]) -> No
         raise PlanError(f"{field}.parts", "is empty")
     for number, part in enumerate(segment.parts):
         where = f"{field}.parts[{number}]"
-        if not _PROCESSOR.fullmatch(part.processor):
+        if not PROCESSOR_ID.fullmatch(part.processor):
             raise PlanError(f"{where}.processor", f"{part.processor!r} is not of the form unit/engine/precision")
         if part.processor.split("/")[1] not in engines:
             raise PlanError(f"{where}.processor", f"{part.processor!r} is of no engine in {list(engines)}")

@@ -38,10 +38,8 @@ def check_plan(plan: Plan, graph: OperatorGraph) -> tuple[tuple[int, ...], ...]:
         for group in groups:
             late = [p for p in graph.predecessors[group] if p not in done and p not in members]
             if late:
-                raise PlanError(
-                    f"{where}.nodes",
-                    f"{graph.group_node_ids(group)[0]!r} reads {graph.group_node_ids(late[0])[-1]!r} of a later segment",
-                )
+                reader, read = graph.group_node_ids(group)[0], graph.group_node_ids(late[0])[-1]
+                raise PlanError(f"{where}.nodes", f"{reader!r} reads {read!r} of a later segment")
         if not graph.is_convex(members):
             raise PlanError(f"{where}.nodes", "is not convex: a path between two of its operators leaves it")
         _check_split(plan, graph, index, groups)
@@ -61,7 +59,9 @@ def _groups_of(plan: Plan, graph: OperatorGraph, index: int) -> tuple[int, ...]:
     for group, members in groups.items():
         cut = set(graph.groups[group].nodes) - members
         if cut:
-            raise PlanError(where, f"cuts a fusion group: {graph.nodes[min(cut)].id!r} belongs to {nodes[0]!r}'s segment")
+            raise PlanError(
+                where, f"cuts a fusion group: {graph.nodes[min(cut)].id!r} belongs to {nodes[0]!r}'s segment"
+            )
     return tuple(sorted(groups))
 
 

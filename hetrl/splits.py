@@ -6,6 +6,7 @@ first channels or the upper rows, the CPU the rest).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 CHANNEL_MULTIPLE = 4  # an OpenCL image pixel holds four channels, so a part's channels are a multiple of 4
@@ -32,10 +33,12 @@ def _bounds(total: int, shares_pct: Sequence[int], multiple: int) -> tuple[int, 
 
 def every_part_works(bounds: Sequence[int]) -> bool:
     """Whether no part came out empty."""
-    return all(low < high for low, high in zip(bounds, bounds[1:], strict=False))
+    return all(low < high for low, high in itertools.pairwise(bounds))
 
 
-def input_rows(first: int, last: int, *, height: int, kernel: int, stride: int, dilation: int, pad_top: int) -> tuple[int, int]:
+def input_rows(
+    first: int, last: int, *, height: int, kernel: int, stride: int, dilation: int, pad_top: int
+) -> tuple[int, int]:
     """Input rows that output rows [first, last) read, as [first, last), clipped to the real input of `height` rows."""
     low = first * stride - pad_top
     high = (last - 1) * stride - pad_top + (kernel - 1) * dilation + 1

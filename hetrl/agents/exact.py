@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from hetrl.accuracy import predicted_accuracy_drop_pct
-from hetrl.condition import Condition
 from hetrl.agents.segment_costs import SegmentCosts, State
+from hetrl.condition import Condition
 from hetrl.device_bridge.surrogate.cost_model import CostModel
 from hetrl.device_bridge.surrogate.schedule import Placed, Schedule, batch_of
 from hetrl.envs.space import DUTIES, QUEUE_WINDOWS, SLICES_MS, PlanSpace
@@ -86,7 +86,9 @@ class _Setting:
         """Whether no schedule runs faster under this setting than under the other."""
         mine, its = self.slice_ms or np.inf, other.slice_ms or np.inf
         return (
-            self.window <= other.window and mine <= its and all(a <= b for a, b in zip(self.duty, other.duty, strict=True))
+            self.window <= other.window
+            and mine <= its
+            and all(a <= b for a, b in zip(self.duty, other.duty, strict=True))
         )
 
     def schedule(self, segments: tuple[Placed, ...]) -> Schedule:

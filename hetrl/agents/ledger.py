@@ -82,7 +82,7 @@ class Ledger:
             earlier = self._replayed.get(key)
             if earlier is None:
                 measured = self.device.measure(plan, self.condition)
-                outcome = of_measurements([measured], [plan.compression.prune_ratio]).at(0)
+                outcome = of_measurements([measured], [plan.compression.prune_ratio], self.space.groups).at(0)
                 error = measured.error.message if measured.error else None
                 self._add(Trial.of(self.evaluations, by, outcome, key=key, plan=plan, error=error), new=True)
             else:
@@ -112,11 +112,25 @@ class Ledger:
             else:
                 decisions = tuple(int(d) for d in same[:, b])
                 outcome = answers.at(place[b])
-                self._add(Trial.of(self.evaluations, by, outcome, key=key, decisions=decisions), new=True)
+                ends = self.space.segment_ends(same[:, b])
+                took = tuple(round(float(t), 6) for t in answers.segment_ms[place[b], ends] if not np.isnan(t))
+                trial = Trial.of(self.evaluations, by, outcome, key=key, decisions=decisions, segments_ms=took)
+                self._add(trial, new=True)
         if fresh:
             self._tell()
-        found = [self._known.get(key) for key in keys]
-        return Outcomes(*np.array([t.outcome if t else (np.nan,) * 5 for t in found]).T)
+        return self._recall([self._known.get(key) for key in keys])
+
+    def _recall(self, found: Sequence[Trial | None]) -> Outcomes:
+        """Trials as arrays, NaN for those that there are not."""
+        outcomes = Outcomes.empty(len(found), self.space.groups)
+        for b, trial in enumerate(found):
+            if trial is None:
+                continue
+            outcomes.set(b, trial.outcome)
+            if trial.segments_ms and trial.decisions is not None:
+                outcomes.segment_ms[b] = 0.0
+                outcomes.segment_ms[b, self.space.segment_ends(np.array(trial.decisions))] = trial.segments_ms
+        return outcomes
 
     def cost_ms(self, trial: Trial) -> float:
         """The objective's number for one trial."""

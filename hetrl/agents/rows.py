@@ -35,7 +35,7 @@ def row_of(name: str, plan: Plan, measured: Measurement, graph: OperatorGraph, o
         evidence=measured.evidence,
         segments=measured.segments,
         fallbacks=measured.fallbacks,
-        error=measured.error.message if measured.error else None,
+        error=f"{measured.error.kind.value}: {measured.error.message}" if measured.error else None,
     )
 
 

@@ -13,7 +13,7 @@ import msgspec
 from hetrl.agents.trials import Trial
 from hetrl.errors import RunError
 from hetrl.objective import Objective
-from hetrl.plan import Plan, encode_plan
+from hetrl.plan import encode_plan
 from hetrl.results import Result
 
 TRIALS = "trials.jsonl"

@@ -75,7 +75,9 @@ class SegmentCosts:
     def finish_ms(self, state: State) -> float:
         """Bringing the graph's outputs to host memory."""
         tables = self._model.conversion_ms
-        return float(sum(tables[t, homes, HOST_HOME] for t, homes in zip(self._live(self.positions), state, strict=True)))
+        return float(
+            sum(tables[t, homes, HOST_HOME] for t, homes in zip(self._live(self.positions), state, strict=True))
+        )
 
     def relaxed_bound_ms(self) -> float:
         """Lower bound: every operand already lies where it is read."""
@@ -135,5 +137,3 @@ class SegmentCosts:
             tuple((place[t], self._model.conversion_ms[t]) for t in sorted(read)),
             tuple((place.get(t, -1), t in read) for t in after),
         )
-
-

@@ -36,6 +36,7 @@ class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     :param by: who proposed the plan.
     :param key: equal for equal plans.
     :param decisions: canonical decisions of the plan space; `plan` where the space does not hold the plan.
+    :param segments_ms: how long each segment of `decisions` took.
     :param error: why there are no numbers.
     """
 
@@ -48,21 +49,23 @@ class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     peak_memory_mb: float | None = None
     energy_mj: float | None = None
     decisions: tuple[int, ...] | None = None
+    segments_ms: tuple[float, ...] = ()
     plan: Plan | None = None
     error: str | None = None
 
     @staticmethod
-    def of(  # noqa: PLR0913 - a trial is made of these
+    def of(
         n: int,
         by: str,
         outcome: Sequence[float],
         *,
         key: str,
         decisions: tuple[int, ...] | None = None,
+        segments_ms: tuple[float, ...] = (),
         plan: Plan | None = None,
         error: str | None = None,
     ) -> Trial:
-        """A trial from an outcome in the order of `Outcomes`' fields, NaN where there is no number."""
+        """A trial from an outcome in the order of `Outcomes`' numbers, NaN where there is none."""
         latency, accuracy, frames, memory, energy = (None if math.isnan(v) else v for v in outcome)
         if latency is None and error is None:
             error = "the measurement failed"
@@ -76,13 +79,14 @@ class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
             peak_memory_mb=memory,
             energy_mj=energy,
             decisions=decisions,
+            segments_ms=segments_ms,
             plan=plan,
             error=error,
         )
 
     @property
     def outcome(self) -> tuple[float, ...]:
-        """Numbers in the order of `Outcomes`' fields."""
+        """Numbers in the order of `Outcomes`' numbers."""
         numbers = (self.latency_ms, self.accuracy_drop_pct, self.frame_drop_rate, self.peak_memory_mb, self.energy_mj)
         return tuple(math.nan if v is None else v for v in numbers)
 

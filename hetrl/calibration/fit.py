@@ -15,7 +15,7 @@ from functools import cache
 import numpy as np
 import numpy.typing as npt
 
-from hetrl.calibration.rows import Cell, cells, powers_w, ratios, sharing_points, workload_of_rows
+from hetrl.calibration.rows import Cell, powers_w, ratios, sharing_points, workload_of_rows
 from hetrl.device_bridge.spec import CpuCost, Engine, GpuCost, Link, Processor, Quantity, Source
 from hetrl.device_bridge.surrogate.op_time import OpShapes, cpu_time_ms, gpu_time_ms
 from hetrl.device_bridge.surrogate.tables import Layout, Tables, build_layout, engine_options, time_layout
@@ -108,7 +108,9 @@ def engine_of(fit: Fit, phone: str) -> Engine:
         friendly_memory=FRIENDLY[family],
         unfriendly_factor=fitted(fit.unfriendly[phone], "CoDL rows of the other memory type"),
         unfriendly_share_1x1=Quantity(0.72, assumed, "1x1 kernels reuse less through the texture cache"),
-        slice_launch_ms=Quantity(0.015, assumed, "submission to a busy queue: 10 to 20 us on Snapdragon 8 Gen 3 (HeteroLLM)"),
+        slice_launch_ms=Quantity(
+            0.015, assumed, "submission to a busy queue: 10 to 20 us on Snapdragon 8 Gen 3 (HeteroLLM)"
+        ),
         queue_wait_ms=Quantity(0.06, assumed, "empty less busy queue: 50 to 100 against 10 to 20 us (HeteroLLM)"),
     )
     points = "points of hetrl/data/codl_sharing_points.csv"
@@ -220,7 +222,9 @@ def fit_singles(train: Iterable[Cell], ratio_models: Iterable[str] = MODELS) -> 
                 ]
             )
         )
-        speed = [np.log(times[r.device, r.model][0, r.position] / times[r.device, r.model][1, r.position]) for r in chosen]
+        speed = [
+            np.log(times[r.device, r.model][0, r.position] / times[r.device, r.model][1, r.position]) for r in chosen
+        ]
         target = [np.log(r.gpu_ratio / (1 - r.gpu_ratio)) for r in chosen]
         out.append((np.array(speed) - np.array(target)) / RATIO_SPREAD)
         return np.concatenate(out)

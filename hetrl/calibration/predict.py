@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hetrl.agents.policies.codl import codl_schedule, friendly_memory
-from hetrl.agents.policies.mulayer import mulayer_schedule
+from hetrl.agents.policies.codl_rule import codl_schedule, friendly_memory
+from hetrl.agents.policies.mulayer_rule import mulayer_schedule
 from hetrl.calibration.fit import FAMILY, FRIENDLY, MODELS, PHONES, Fit, engine_of, fit_singles, tables_of_rows
 from hetrl.calibration.rows import Cell, cells
 from hetrl.device_bridge.surrogate.cost_model import CostModel
@@ -144,5 +144,7 @@ def mean_abs(rows: Iterable[CellError]) -> float:
 def by_strategy(rows: Sequence[CellError]) -> Mapping[str, float]:
     """Mean absolute relative error of each strategy."""
     return {
-        s: mean_abs([r for r in rows if r.cell.strategy == s]) for s in STRATEGIES if any(r.cell.strategy == s for r in rows)
+        s: mean_abs([r for r in rows if r.cell.strategy == s])
+        for s in STRATEGIES
+        if any(r.cell.strategy == s for r in rows)
     }

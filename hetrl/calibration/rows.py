@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
-from hetrl.device_bridge.surrogate.workload import Read, Workload, WorkItem
+from hetrl.device_bridge.surrogate.workload import Read, WorkItem, Workload
 from hetrl.graph import Geometry, InputRole, OpKind
 
 _KINDS = {"conv": OpKind.CONV, "pool": OpKind.POOL, "fc": OpKind.GEMM}
@@ -35,7 +35,7 @@ class Ratio:
 
 
 def _read(name: str) -> Iterator[dict[str, str]]:
-    with (resources.files("hetrl.data") / name).open(encoding="utf-8", newline="") as file:
+    with (resources.files("hetrl.data") / name).open(encoding="utf-8") as file:
         yield from csv.DictReader(file)
 
 

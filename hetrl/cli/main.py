@@ -35,15 +35,8 @@ class Commands(TyperGroup):
         raise UnknownName("command", cmd_name, COMMANDS, "hetrl --help")
 
 
-# Plain help: typer's rich panels are narrower, slower, and worse in a pipe. Its completion options make every command
-# import pydantic.
-app = typer.Typer(
-    cls=Commands,
-    invoke_without_command=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
+# Plain help: typer's rich panels are narrower, slower, and worse in a pipe.
+app = typer.Typer(cls=Commands, invoke_without_command=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
 @app.callback()

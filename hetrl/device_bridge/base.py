@@ -9,10 +9,12 @@ from types import TracebackType
 import msgspec
 
 from hetrl.condition import Condition
+from hetrl.device_bridge.engine_check import check_engine
 from hetrl.device_bridge.spec import DeviceSpec
 from hetrl.graph import OperatorGraph
 from hetrl.measurement import Failure, Measurement
 from hetrl.plan import Plan
+from hetrl.plan_check import check_plan
 
 
 class DeviceInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +57,7 @@ class Device(ABC):
         """Several plans, each as if measured alone."""
         return [self.measure(plan, condition) for plan in plans]
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - most devices hold nothing
         """Let go of the device; may be called twice."""
 
     def __enter__(self) -> Device:
@@ -86,6 +88,7 @@ class MockDevice(Device):
         return describe_spec(self.spec, self.engine_name, "answers from a function")
 
     def measure(self, plan: Plan, condition: Condition) -> Measurement:
+        check_fits(plan, self)
         return self._answer(plan, condition)
 
 
@@ -111,6 +114,7 @@ class ReplayDevice(Device):
         return describe_spec(self.spec, self.engine_name, f"replays {len(self._records)} measurements")
 
     def measure(self, plan: Plan, condition: Condition) -> Measurement:
+        check_fits(plan, self)
         found = self._records.get((plan.key, str(condition)))
         if found is None:
             return Measurement.failed(Failure.UNKNOWN_PLAN, f"plan {plan.key[:12]} was not recorded under {condition}")
@@ -122,6 +126,15 @@ def record(device: Device, plans: Sequence[Plan], condition: Condition) -> Repla
     answers = device.measure_many(plans, condition)
     records = {(p.key, str(condition)): m for p, m in zip(plans, answers, strict=True)}
     return ReplayDevice(device.spec, device.graph, records, device.engine_name)
+
+
+def check_fits(plan: Plan, device: Device) -> None:
+    """Whether a plan fits a device's model and engine set.
+
+    :raises PlanError: naming the field that does not.
+    """
+    check_plan(plan, device.graph)
+    check_engine(plan, device.spec.engine(device.engine_name), device.spec.id)
 
 
 def describe_spec(spec: DeviceSpec, engine_name: str, description: str, *, deterministic: bool = True) -> DeviceInfo:

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from hetrl.errors import SpecError, UnknownName
-from hetrl.plan import Memory
+from hetrl.plan import PROCESSOR_ID, Memory
 
 SCHEMA = "hetrl.device/1"
 
@@ -85,6 +85,10 @@ class Processor(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     cost: CpuCost | GpuCost
     active_w: Quantity
 
+    def __post_init__(self) -> None:
+        if not PROCESSOR_ID.fullmatch(self.id):
+            raise ValueError(f"{self.id!r} is not of the form unit/engine/precision, in small letters")
+
     @property
     def id(self) -> str:
         return f"{self.unit}/{self.engine}/{self.precision}"
@@ -132,6 +136,8 @@ class DeviceSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     def __post_init__(self) -> None:
         if self.schema != SCHEMA:
             raise ValueError(f"schema is {self.schema!r}, not {SCHEMA!r}")
+        if not self.id:
+            raise ValueError("id is empty")
         if self.default_engine not in self.engines:
             raise ValueError(f"default_engine {self.default_engine!r} is not among the engines {sorted(self.engines)}")
         for name, engine in self.engines.items():
@@ -144,7 +150,13 @@ class DeviceSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
                 raise ValueError(f"engine {name!r} has no cpu; operators would have nowhere to fall back to")
             for link in engine.links:
                 if link.host not in ids or link.accelerator not in ids:
-                    raise ValueError(f"engine {name!r} links {link.host!r} and {link.accelerator!r}, not both are its own")
+                    raise ValueError(
+                        f"engine {name!r} links {link.host!r} and {link.accelerator!r}, not both are its own"
+                    )
+            host = next(p.id for p in engine.processors if p.unit == "cpu")
+            linked = [link.accelerator for link in engine.links if link.host == host]
+            if len(linked) != len(engine.links) or sorted(linked) != sorted(set(ids) - {host}):
+                raise ValueError(f"engine {name!r} must link {host!r} to each of its other processors, once")
 
     def engine(self, name: str | None = None) -> Engine:
         """The engine set of that name, or the default one.
@@ -190,4 +202,6 @@ def load_spec(name_or_path: str) -> DeviceSpec:
     try:
         return decode_spec(path.read_bytes(), name_or_path)
     except OSError as error:
-        raise SpecError(f"{name_or_path} cannot be read ({error.strerror})", "`hetrl devices` lists the built-in ones") from None
+        raise SpecError(
+            f"{name_or_path} cannot be read ({error.strerror})", "`hetrl devices` lists the built-in ones"
+        ) from None

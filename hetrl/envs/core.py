@@ -40,7 +40,7 @@ class PartitionCore:
     :param pinned: so many of the plans may only be of granularity `intra_op`.
     """
 
-    def __init__(  # noqa: PLR0913 - what an environment is made of
+    def __init__(
         self,
         space: PlanSpace,
         objective: Objective,
@@ -80,6 +80,10 @@ class PartitionCore:
         """(B, width) legal choices of the decision at hand."""
         return self._mask.T
 
+    def decisions(self, index: int) -> Ints:
+        """(steps,) decisions taken so far of one plan."""
+        return self._taken[: self.step_number, index].copy()
+
     def step(self, actions: Ints) -> tuple[npt.NDArray[np.float64], Bools, Finished | None]:
         """Take one decision per plan; an illegal one becomes the lowest legal one.
 
@@ -102,7 +106,10 @@ class PartitionCore:
         return rewards, wrong, Finished(self._taken.copy(), outcomes, cost)
 
     def final_infos(self, finished: Finished) -> dict[str, npt.NDArray[Any]]:
-        """What is known of complete plans, (B,) each, NaN where there is no number; `decisions` is (B, length)."""
+        """What is known of complete plans, (B,) each, NaN where there is no number.
+
+        But for `decisions`, (B, length), and `segment_ms`, (B, groups).
+        """
         known = finished.outcomes
         over = self.objective.violation(known.accuracy_drop_pct, known.frame_drop_rate)
         return {

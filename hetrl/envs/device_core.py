@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hetrl.envs.core import Finished, Ints, PartitionCore
-from hetrl.envs.evaluate import Outcomes, evaluate, of_measurements
+from hetrl.envs.evaluate import Outcomes, evaluate, of_decisions
 from hetrl.envs.setting import Setting
 from hetrl.errors import UsageError
 from hetrl.measurement import Failure, Measurement
@@ -66,4 +66,4 @@ class DeviceCore(PartitionCore):
         plans = [self.plan(index) for index in range(self.size)]
         self._measured = device.measure_many(plans, condition)
         self.lost = np.array([m.error is not None and m.error.kind is Failure.LOST for m in self._measured])
-        return of_measurements(self._measured, [plan.compression.prune_ratio for plan in plans])
+        return of_decisions(self.space, self._measured, taken)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -21,25 +22,36 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Outcomes:
-    """One entry per plan; NaN where there is no number (a failed measurement, no UI, no energy)."""
+    """One entry per plan; NaN where there is no number (a failed measurement, no UI, no energy).
+
+    :param segment_ms: (B, groups) how long each segment took, at its last fusion group; 0 elsewhere.
+    """
 
     latency_ms: Floats
     accuracy_drop_pct: Floats
     frame_drop_rate: Floats
     peak_memory_mb: Floats
     energy_mj: Floats
+    segment_ms: Floats
 
     @staticmethod
-    def empty(size: int) -> Outcomes:
-        return Outcomes(*(np.full(size, np.nan) for _ in fields(Outcomes)))
+    def empty(size: int, groups: int) -> Outcomes:
+        latency, accuracy, frames, memory, energy = (np.full(size, np.nan) for _ in range(5))
+        return Outcomes(latency, accuracy, frames, memory, energy, np.full((size, groups), np.nan))
 
     def put(self, where: Ints, other: Outcomes) -> None:
         """Overwrite the entries at `where`."""
         for field in fields(Outcomes):
             getattr(self, field.name)[where] = getattr(other, field.name)
 
+    def set(self, index: int, numbers: Sequence[float]) -> None:
+        """Overwrite the numbers of one plan, in the order that `at` gives them."""
+        for field, number in zip(fields(Outcomes)[:-1], numbers, strict=True):
+            getattr(self, field.name)[index] = number
+
     def at(self, index: int) -> tuple[float, ...]:
-        return tuple(float(getattr(self, field.name)[index]) for field in fields(Outcomes))
+        """The numbers of one plan, in the order of the fields, `segment_ms` left out."""
+        return tuple(float(getattr(self, field.name)[index]) for field in fields(Outcomes)[:-1])
 
 
 def evaluate(space: PlanSpace, device: Device, condition: Condition, taken: Ints) -> Outcomes:
@@ -47,12 +59,24 @@ def evaluate(space: PlanSpace, device: Device, condition: Condition, taken: Ints
     if device is space.device:
         return _on_surrogate(space, space.device, condition, taken)
     plans = [space.plan(taken[:, b]) for b in range(taken.shape[1])]
-    measured = device.measure_many(plans, condition)
-    return of_measurements(measured, [p.compression.prune_ratio for p in plans])
+    return of_decisions(space, device.measure_many(plans, condition), taken)
 
 
-def of_measurements(measured: list[Measurement], prune_ratios: list[float]) -> Outcomes:
-    """Measurements as arrays, with the predicted accuracy of each plan's compression."""
+def of_decisions(space: PlanSpace, measured: list[Measurement], taken: Ints) -> Outcomes:
+    """What was measured of (length, B) complete decisions."""
+    ratios = [space.prune_ratios[int(index)] for index in taken[2]]
+    outcomes = of_measurements(measured, ratios, space.groups)
+    for b, measurement in enumerate(measured):
+        ends = space.segment_ends(taken[:, b])
+        if len(measurement.segments) == len(ends):
+            outcomes.segment_ms[b, ends] = [s.end_ms - s.start_ms for s in measurement.segments]
+        elif measurement.latency_ms is not None:  # no timeline: all of it where the plan ends
+            outcomes.segment_ms[b, -1] = measurement.latency_ms
+    return outcomes
+
+
+def of_measurements(measured: list[Measurement], prune_ratios: list[float], groups: int) -> Outcomes:
+    """Measurements as arrays, with the predicted accuracy of each plan's compression; no timeline."""
 
     def numbers(name: str) -> Floats:
         values = [getattr(m, name) for m in measured]
@@ -64,17 +88,23 @@ def of_measurements(measured: list[Measurement], prune_ratios: list[float]) -> O
         frame_drop_rate=numbers("frame_drop_rate"),
         peak_memory_mb=numbers("peak_memory_mb"),
         energy_mj=numbers("energy_mj"),
+        segment_ms=np.zeros((len(measured), groups)),
     )
 
 
 def _on_surrogate(space: PlanSpace, device: SurrogateDevice, condition: Condition, taken: Ints) -> Outcomes:
     batch, prune = space.schedules(taken)
-    outcomes = Outcomes.empty(taken.shape[1])
+    outcomes = Outcomes.empty(taken.shape[1], space.groups)
+    positions = np.arange(space.groups)[:, None]
     for index in np.unique(prune):
         where = np.flatnonzero(prune == index)
         ratio = space.prune_ratios[int(index)]
-        answers = device.cost_model(ratio).evaluate(_columns(batch, where), condition.ui)
+        part = _columns(batch, where)
+        answers = device.cost_model(ratio).evaluate(part, condition.ui)
         fits = np.isfinite(answers.latency_ms) & (answers.peak_memory_mb <= device.memory_limit_mb)
+        ended = answers.steps.end_ms
+        began = np.vstack([np.zeros((1, len(where))), ended[:-1]])
+        took = ended - np.take_along_axis(began, part.start, axis=0)
 
         def known(values: Floats, fits: npt.NDArray[np.bool_] = fits) -> Floats:
             return np.where(fits, values, np.nan)
@@ -87,6 +117,7 @@ def _on_surrogate(space: PlanSpace, device: SurrogateDevice, condition: Conditio
                 frame_drop_rate=known(answers.frame_drop_rate),
                 peak_memory_mb=known(answers.peak_memory_mb),
                 energy_mj=known(answers.energy_mj),
+                segment_ms=known(np.where(part.end == positions, took, 0.0)).T,
             ),
         )
     return outcomes

@@ -6,10 +6,11 @@ import numpy as np
 import numpy.typing as npt
 
 from hetrl.envs.space import PlanSpace
-from hetrl.graph import OpKind, OperatorGraph
+from hetrl.graph import OperatorGraph, OpKind
 
 Floats = npt.NDArray[np.float32]
 WAVES = 8  # sine and cosine pairs of the position
+LIMIT = 8.0  # no number is larger
 LOOKAHEAD = 1  # following fusion groups that are shown too
 _KINDS = tuple(OpKind)
 
@@ -52,8 +53,8 @@ def _group_features(graph: OperatorGraph) -> Floats:
                 *(np.log1p(s) / 8 for s in sizes),
                 np.log2(g.out_h) / 10,
                 np.log2(g.out_channels) / 12,
-                g.kernel_h / 8,
-                g.stride_h / 4,
+                min(g.kernel_h / 8, LIMIT),  # of a global pool: all rows
+                min(g.stride_h / 4, LIMIT),
                 float(group.splits_height),
                 float(group.splits_channels),
                 *(float(g.kind is kind) for kind in _KINDS),

@@ -39,7 +39,8 @@ class PartitionEnv(gym.Env[Floats, np.int64]):
     **Episode end** `terminated` once the plan is complete, and `truncated` instead where the device went away while it
     ran (the reward is 0 then). `info` holds `latency_ms`, `accuracy_drop_pct` (points), `frame_drop_rate` (0 to 1),
     `peak_memory_mb`, `energy_mj` and `cost_ms`, NaN where there is no number; `keeps_budgets`; `decisions`, int64
-    (length,); `plan`, the plan's canonical JSON; and `error` where the measurement failed.
+    (length,); `segment_ms`, float (fusion groups,), how long each segment took, at its last group; `plan`, the plan's
+    canonical JSON; and `error` where the measurement failed.
 
     Nothing here is random: a seed changes the action space's samples alone.
 
@@ -114,17 +115,18 @@ class PartitionEnv(gym.Env[Floats, np.int64]):
 
     def action_masks(self) -> Bools:
         """(width,) legal actions."""
-        return self.core.masks()[0].copy()
+        masks: Bools = self.core.masks()[0].copy()
+        return masks
 
     def decision_names(self) -> tuple[str, ...]:
         """What each step of an episode decides: `granularity`, ..., `cap gpu/mace/fp32`, ..., `place conv1`, ..."""
         return decision_names(self.core.space)
 
     def describe_action(self, action: int) -> str:
-        """What an action means for the decision at hand: `intra_op`, `gpu/mace/fp32 70 % + cpu/mace/fp32 30 % by height`."""
+        """What an action means for the decision at hand: `gpu/mace/fp32 70 % + cpu/mace/fp32 30 % by height`."""
         return describe_choice(self.core.space, self.core.step_number, int(action))
 
-    def render(self) -> str | npt.NDArray[np.uint8] | None:  # type: ignore[override]
+    def render(self) -> str | npt.NDArray[np.uint8] | None:
         """The decisions so far, and the timeline of a complete plan.
 
         :raises MissingExtra: `rgb_array` without matplotlib.

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from hetrl.envs.core import Finished
     from hetrl.envs.device_core import DeviceCore
+    from hetrl.measurement import Measurement
 
 UNDECIDED = "?"
 
@@ -50,7 +51,8 @@ def render_text(core: DeviceCore, finished: Finished | None) -> str:
     width = max(map(len, names))
     lines = [_title(core), *(f"{name:<{width}}  {words}" for name, words in zip(names, said, strict=True))]
     if finished is not None:
-        lines += [_result(core, finished), gantt_text(core.measurement(0).segments)]
+        measured = core.measurement(0)
+        lines += [_result(core, finished, measured)] + [gantt_text(measured.segments)] * measured.ok
     return "\n".join(lines) + "\n"
 
 
@@ -63,7 +65,8 @@ def render_rgb(core: DeviceCore, finished: Finished | None) -> npt.NDArray[np.ui
 
     if finished is None:
         return gantt_rgb((), title=_title(core))
-    return gantt_rgb(core.measurement(0).segments, title=f"{_title(core)}: {_result(core, finished)}")
+    measured = core.measurement(0)
+    return gantt_rgb(measured.segments, title=f"{_title(core)}: {_result(core, finished, measured)}")
 
 
 def _title(core: DeviceCore) -> str:
@@ -71,10 +74,8 @@ def _title(core: DeviceCore) -> str:
     return f"{model} on {device}, decision {core.step_number} of {core.space.length}"
 
 
-def _result(core: DeviceCore, finished: Finished) -> str:
-    error = core.measurement(0).error
-    if error is not None:
-        return f"failed: {error.message}"
-    infos = core.final_infos(finished)
-    budgets = "keeps the budgets" if infos["keeps_budgets"][0] else "breaks a budget"
-    return f"{infos['latency_ms'][0]:.3f} ms (CPU alone {core.reference_ms:.3f} ms), {budgets}"
+def _result(core: DeviceCore, finished: Finished, measured: Measurement) -> str:
+    if measured.error is not None:
+        return f"failed: {measured.error.message}"
+    budgets = "keeps the budgets" if core.final_infos(finished)["keeps_budgets"][0] else "breaks a budget"
+    return f"{finished.outcomes.latency_ms[0]:.3f} ms (CPU alone {core.reference_ms:.3f} ms), {budgets}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -11,13 +11,18 @@ import numpy.typing as npt
 from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvIndices, VecEnvObs, VecEnvStepReturn
 
 from hetrl.envs.core import Finished, PartitionCore
+from hetrl.envs.device_core import DeviceCore
+from hetrl.envs.setting import Setting
 from hetrl.envs.spaces import action_space, observation_space
+from hetrl.objective import Objective
 
 Bools = npt.NDArray[np.bool_]
 
 
 class PartitionVecEnv(VecEnv):
     """All of a core's plans as environments of one vector; finished plans start anew in the same step.
+
+    The last `info` of a plan holds what `PartitionEnv` says, but for `plan`.
 
     :param finished: told about every batch of complete plans.
     """
@@ -40,14 +45,16 @@ class PartitionVecEnv(VecEnv):
     def step_wait(self) -> VecEnvStepReturn:
         rewards, repaired, finished = self.core.step(self._actions)
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
-        for index in np.flatnonzero(repaired):
-            infos[index]["repaired"] = True
+        for wrong in np.flatnonzero(repaired):
+            infos[wrong]["repaired"] = True
         done = np.full(self.num_envs, finished is not None)
         observation = self.core.observe()
         if finished is not None:
+            known = self.core.final_infos(finished)
             for index in range(self.num_envs):
+                infos[index] |= {name: values[index] for name, values in known.items()}
                 infos[index]["terminal_observation"] = observation[index]
-                infos[index]["TimeLimit.truncated"] = False
+                infos[index]["TimeLimit.truncated"] = bool(self.core.lost[index])
                 infos[index]["episode"] = {"r": float(rewards[index]), "l": self.core.space.length, "t": 0.0}
             if self._finished is not None:
                 self._finished(finished)
@@ -55,7 +62,8 @@ class PartitionVecEnv(VecEnv):
         return observation, rewards.astype(np.float32), done, infos
 
     def close(self) -> None:
-        """Nothing to let go of."""
+        """Close the device, if it was opened for this environment."""
+        self.core.close()
 
     def action_masks(self) -> Bools:
         """(B, width) legal actions."""
@@ -83,3 +91,23 @@ class PartitionVecEnv(VecEnv):
         return [False for _ in self._get_indices(indices)]
 
 
+def make_sb3_vec_env(
+    model: str,
+    device: str,
+    num_envs: int,
+    *,
+    engine: str | None = None,
+    condition: str = "cold",
+    max_accuracy_drop_pct: float = 0.0,
+    max_frame_drop_rate: float | None = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+) -> PartitionVecEnv:
+    """What stable-baselines3 trains in, from names; see `PartitionEnv` for what they mean.
+
+    :raises HetrlError: a mistake in one of them, or a device that cannot run the model.
+    """
+    objective = Objective(max_accuracy_drop_pct=max_accuracy_drop_pct, max_frame_drop_rate=max_frame_drop_rate)
+    setting = Setting.of(
+        model, device, engine=engine, condition=condition, objective=objective, input_shapes=input_shapes
+    )
+    return PartitionVecEnv(DeviceCore(setting, num_envs, owned=True))

@@ -23,6 +23,7 @@ from hetrl.device_bridge.surrogate.device import SurrogateDevice
 from hetrl.device_bridge.surrogate.schedule import Placed, Schedule
 from hetrl.device_bridge.surrogate.tables import MAX_CHAIN, MEMORIES
 from hetrl.errors import UsageError
+from hetrl.graph import OpKind
 from hetrl.objective import Objective
 from hetrl.plan import Axis, MadeBy, Memory, Plan
 from hetrl.plan_check import check_plan
@@ -70,10 +71,11 @@ class PlanSpace:
         self.options = device.options
         allowed = [r for r in PRUNE_RATIOS if predicted_accuracy_drop_pct(r) <= objective.max_accuracy_drop_pct]
         self.prune_ratios = tuple(allowed)
-        self.memories = tuple(m for m in MEMORIES if any(m in p.memory for p in self.engine.processors)) or (Memory.BUFFER,)
+        memories = tuple(m for m in MEMORIES if any(m in p.memory for p in self.engine.processors))
+        self.memories = memories or (Memory.BUFFER,)
         self.groups = len(self.graph.groups)
-        if not self.groups:
-            raise UsageError(f"{self.graph.name!r} has no operator to place")
+        if all(self.graph.group_geometry(g).kind is OpKind.VIEW for g in range(self.groups)):
+            raise UsageError(f"{self.graph.name!r} has no operator that takes time, so there is nothing to place")
         self.single = np.array([not o.split for o in self.options])
         self.chained = np.array([o.axis is Axis.HEIGHT for o in self.options])
         possible = [device.cost_model(ratio).tables.possible for ratio in self.prune_ratios]
@@ -118,7 +120,8 @@ class PlanSpace:
             legal[1 : 1 + len(self.options), one] = everywhere[:, None]
             return legal
         placed, length = self._state(taken[first:step])
-        legal[CONTINUE] = self.possible[k, placed] & (self.single[placed] | (self.chained[placed] & (length < MAX_CHAIN)))
+        chains = self.chained[placed] & (length < MAX_CHAIN)
+        legal[CONTINUE] = self.possible[k, placed] & (self.single[placed] | chains)
         same = np.flatnonzero(self.single[placed] & legal[CONTINUE])
         legal[1 + placed[same], same] = False  # a neighbour on the same processor is the same segment
         legal[1:, one] = False
@@ -137,7 +140,7 @@ class PlanSpace:
         same[0] = 0
         batch, _ = self.schedules(taken)
         works = np.array([[p in o.processors for o in self.options] for p in range(len(self.engine.processors))])
-        busy = works[:, batch.option].any(axis=1)
+        busy: Bools = np.any(works[:, batch.option], axis=1)
         same[5:first][~busy] = 0
         accelerator = np.array([bool(p.memory) for p in self.engine.processors])
         host_only = ~busy[accelerator].any(axis=0)
@@ -173,6 +176,11 @@ class PlanSpace:
             slice_ms=slices[taken[4]],
         )
         return batch, taken[2]
+
+    def segment_ends(self, taken: Ints) -> Ints:
+        """Last fusion group of each segment of one complete sequence of decisions (length,)."""
+        begins = np.flatnonzero(np.asarray(taken)[len(self.globals) :] != CONTINUE)
+        return np.append(begins[1:], self.groups) - 1
 
     def plan(self, taken: Ints, made_by: MadeBy | None = None) -> Plan:
         """The plan of one complete sequence of decisions (length,)."""
@@ -213,7 +221,8 @@ class PlanSpace:
 
     def decisions(self, schedule: Schedule, prune_ratio: float = 0.0) -> Ints | None:
         """The decisions that give a schedule over the standard options, None if the space does not hold it."""
-        memories = {placed.memory for placed in schedule.segments}
+        choosing = [any(self.engine.processors[p].memory for p in o.processors) for o in self.options]
+        memories = {placed.memory for placed in schedule.segments if choosing[placed.option]} or {self.memories[0]}
         window = schedule.queue_window or QUEUE_WINDOWS[0]
         duty = schedule.duty or (DUTIES[0],) * len(self.engine.processors)
         if len(memories) != 1 or prune_ratio not in self.prune_ratios or window not in QUEUE_WINDOWS:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from gymnasium import spaces
 
-from hetrl.envs.features import dynamic_size, static_features
+from hetrl.envs.features import LIMIT, dynamic_size, static_features
 from hetrl.envs.space import PlanSpace
 
 
@@ -14,6 +14,8 @@ def action_space(space: PlanSpace) -> spaces.Discrete:
     return spaces.Discrete(space.width)
 
 
-def observation_space(space: PlanSpace) -> spaces.Box:
-    """See `features`; all numbers lie well inside [-8, 8]."""
-    return spaces.Box(-8.0, 8.0, (static_features(space).shape[1] + dynamic_size(space),), np.float32)
+def observation_space(space: PlanSpace) -> spaces.Box[np.float32]:
+    """See `features`."""
+    features = static_features(space).shape[1] + dynamic_size(space)
+    box: spaces.Box[np.float32] = spaces.Box(-LIMIT, LIMIT, (features,), np.float32)
+    return box

@@ -16,6 +16,7 @@ from hetrl.envs.device_core import DeviceCore
 from hetrl.envs.setting import Setting
 from hetrl.envs.spaces import action_space, observation_space
 from hetrl.objective import Objective
+from hetrl.plan import Plan
 
 Array = npt.NDArray[Any]
 
@@ -25,7 +26,7 @@ class PartitionVectorEnv(VectorEnv[Floats, Ints, Array]):
 
     All plans take their decisions in lockstep and end in the same step, in which the next ones begin: `infos` then
     holds `final_obs` and `final_info`, as those of `gymnasium.vector.SyncVectorEnv` do, but for `plan`: for speed
-    there are only the `decisions`, int64 (B, length), and `plan_json` makes plans of those that are wanted.
+    there are only the `decisions`, int64 (B, length), of which `plan` makes the plans that are wanted.
     `infos["action_mask"]` is int8 (B, width).
 
     The parameters are those of `PartitionEnv`, and `num_envs` is B.
@@ -94,6 +95,10 @@ class PartitionVectorEnv(VectorEnv[Floats, Ints, Array]):
     def action_masks(self) -> Bools:
         """(B, width) legal actions."""
         return self.core.masks().copy()
+
+    def plan(self, decisions: Ints) -> Plan:
+        """The plan of (length,) decisions."""
+        return self.core.space.plan(decisions)
 
     def close_extras(self) -> None:
         """Close the device, if this environment opened it."""

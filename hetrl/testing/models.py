@@ -32,7 +32,8 @@ def random_graph(seed: int, layers: int, *, unsupported: bool = True, size: int 
         same = [m for m in maps if m != x and net.shape(m)[2:] == net.shape(x)[2:]]
         what = draw.choice(("conv", "conv", "conv", "pool", "residual", "concat", "unsupported"))
         if what == "pool" and rows >= 4:
-            made = net.max_pool(x, name, *draw.choice(((2, 2, 0), (3, 2, 1), (3, 1, 1)))[:2], pad=draw.choice((0, 1)))
+            kernel, stride = draw.choice(((2, 2), (3, 2), (3, 1)))
+            made = net.max_pool(x, name, kernel, stride, pad=draw.choice((0, 1)))
         elif what == "concat" and same:
             other = draw.choice(same)
             used.add(other)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from hetrl.device_bridge.surrogate.compile import plan_of
-from hetrl.device_bridge.surrogate.device import SurrogateDevice
-from hetrl.device_bridge.surrogate.schedule import Schedule
-from hetrl.device_bridge.surrogate.tables import Option
 from hetrl.errors import UsageError
 from hetrl.plan import MadeBy, Plan
+
+if TYPE_CHECKING:  # `hetrl policies` lists policies without paying for a cost model
+    from hetrl.device_bridge.surrogate.device import SurrogateDevice
+    from hetrl.device_bridge.surrogate.schedule import Schedule
+    from hetrl.device_bridge.surrogate.tables import Option
 
 
 @dataclass(frozen=True)
@@ -48,10 +50,12 @@ class HandPolicy:
 
         :raises UsageError: the engine set lacks a processor that the strategy needs.
         """
+        from hetrl.device_bridge.surrogate.compile import plan_of
+
         missing = sorted(set(self.units) - {p.unit for p in device.engine.processors})
         if missing:
             raise UsageError(
-                f"policy {self.id!r} needs a {missing[0]}, which {device.spec.id}'s engine {device.engine_name!r} lacks",
+                f"policy {self.id!r} needs a {missing[0]}, which {device.spec.id} ({device.engine_name}) lacks",
                 "`hetrl devices` lists processors",
             )
         proposal = self.propose(device)

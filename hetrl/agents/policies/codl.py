@@ -1,101 +1,20 @@
-"""CoDL (Jia et al., MobiSys'22): each operator split between CPU and GPU, neighbours joined to chains.
-
-Step 1: per operator the best of axis (height, output channels) and ratio (tenths, none and all included), by
-predicted sharing + slowest part. Step 2: greedily from the first operator on, the chain (height, one ratio within
-0.3 of its head's, at most 30 long) that saves most against step 1; then on from its end. Ignores contention between
-the processors, DVFS and load, the screen, and everything but its two processors.
-
-The planner assumes the memory type that the GPU likes. Under the other type the same plan is executed: that is what
-CoDL's published bars of the unfriendly type are (no planner that saw its cost would keep such a plan).
-"""
+"""CoDL, registered for both memory types; its rule is in `codl_rule`."""
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING
 
 from hetrl.agents.policies.base import HandPolicy, Proposal
-from hetrl.device_bridge.spec import GpuCost
-from hetrl.device_bridge.surrogate.chains import chain_costs, position_work
-from hetrl.device_bridge.surrogate.cost_model import CostModel
-from hetrl.device_bridge.surrogate.schedule import Placed, Schedule
-from hetrl.device_bridge.surrogate.tables import MELEMS, MEMORIES, Tables
-from hetrl.plan import DEFAULT_QUEUE_WINDOW, Memory
+from hetrl.plan import Memory
 
-Floats = npt.NDArray[np.float64]
-CHAIN_RATIO_REACH_PCT = 30  # how far a chain's ratio may be from its head's own best
+if TYPE_CHECKING:
+    from hetrl.device_bridge.surrogate.device import SurrogateDevice
 
 
-def friendly_memory(tables: Tables) -> Memory:
-    """The memory type that the engine's first GPU likes."""
-    return next(p.cost.friendly_memory for p in tables.engine.processors if isinstance(p.cost, GpuCost))
+def _propose(device: SurrogateDevice, memory: Memory) -> Proposal:
+    from hetrl.agents.policies.codl_rule import codl_schedule
 
-
-def codl_schedule(
-    model: CostModel, memory: Memory, *, chains: bool = True, ratio_step_pct: int = 10
-) -> Schedule:
-    """CoDL's plan, executed in `memory`; the tables may hold finer ratios than the planner tries."""
-    tables = model.tables
-    plan_memory = friendly_memory(tables)
-    duty = (1.0,) * len(tables.engine.processors)
-    work = position_work(model, plan_memory, DEFAULT_QUEUE_WINDOW, np.inf, duty)
-    alone = _alone_ms(model, work, plan_memory)
-    alone[:, [o.shares_pct[0] % ratio_step_pct != 0 for o in tables.options]] = np.inf
-    best = alone.argmin(axis=1)
-    alone_ms = alone.min(axis=1)
-    costs = chain_costs(model, work, plan_memory)
-    chain_ms = costs.work_ms + costs.share_ms + costs.tail_ms
-    n = len(best)
-    segments: list[Placed] = []
-    head = 0
-    while head < n:
-        placed = Placed(head, head, int(best[head]), memory)
-        ratio = _accelerator_pct(tables, int(best[head]))
-        gain = 0.0
-        for s, option in enumerate(costs.options if chains else ()):
-            share = tables.options[option].shares_pct[0]
-            if share % ratio_step_pct or abs(share - ratio) > CHAIN_RATIO_REACH_PCT:
-                continue
-            for offset in range(1, min(costs.work_ms.shape[1], n - head)):
-                saved = float(alone_ms[head : head + offset + 1].sum() - chain_ms[head, offset, s])
-                if not saved >= 0:
-                    break
-                if saved > gain:
-                    gain, placed = saved, Placed(head, head + offset, int(option), memory)
-        segments.append(placed)
-        head = placed.end + 1
-    return Schedule(tuple(segments))
-
-
-def _accelerator_pct(tables: Tables, option: int) -> int:
-    """GPU share in percent of any option."""
-    chosen = tables.options[option]
-    if chosen.split:
-        return chosen.shares_pct[0]
-    return 0 if tables.engine.processors[chosen.processors[0]].unit == "cpu" else 100
-
-
-def _alone_ms(model: CostModel, work: Floats, memory: Memory) -> Floats:
-    """(n, O) each operator by itself, with operands and result in the GPU's memory."""
-    tables = model.tables
-    m = MEMORIES.index(memory)
-    fixed, rate = (a[:, m] for a in model.share_rates)
-    cost = np.where(tables.possible, work[:, :, 0], np.inf)
-    elements = tables.workload.elements
-    for k, item in enumerate(tables.workload.items):
-        for o, option in enumerate(tables.options):
-            if option.split:
-                shared = sum(read[o, 0] for read in tables.host_in[k])
-                cost[k, o] += fixed[o] + rate[o] * (shared + tables.host_out[k, o, 0])
-            elif tables.engine.processors[option.processors[0]].unit == "cpu":
-                link = tables.engine.links[0]
-                per_melem = link.map_ms_per_melem.value
-                per_melem += link.image_ms_per_melem.value if memory is Memory.IMAGE else 0.0
-                moved = sum(elements[r.tensor] for r in item.reads) + sum(elements[t] for t in item.writes)
-                cost[k, o] += link.map_ms.value + link.sync_ms.value + per_melem * moved / MELEMS
-    return cost
-
-
+    return Proposal(codl_schedule(device.cost_model(), memory), device.options)
 
 
 def _codl(memory: Memory) -> HandPolicy:
@@ -107,7 +26,7 @@ def _codl(memory: Memory) -> HandPolicy:
         summary=f"each operator split over CPU and GPU, neighbours chained, tensors in OpenCL {memory.value}s; "
         "ignores contention and load",
         units=("cpu", "gpu"),
-        propose=lambda device: Proposal(codl_schedule(device.cost_model(), memory), device.options),
+        propose=lambda device: _propose(device, memory),
     )
 
 

@@ -6,15 +6,20 @@ back costs, and the screen.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from hetrl.agents.policies.base import HandPolicy, Proposal
-from hetrl.device_bridge.surrogate.device import SurrogateDevice
-from hetrl.device_bridge.surrogate.schedule import Placed, Schedule
 from hetrl.plan import Memory
+
+if TYPE_CHECKING:
+    from hetrl.device_bridge.surrogate.device import SurrogateDevice
 
 SOURCE = "XiaoMi/mace, 2017"
 
 
 def _whole(device: SurrogateDevice, unit: str, memory: Memory) -> Proposal:
+    from hetrl.device_bridge.surrogate.schedule import Placed, Schedule
+
     processor = [p.unit for p in device.engine.processors].index(unit)
     last = len(device.graph.groups) - 1
     return Proposal(Schedule((Placed(0, last, processor, memory),)), device.options)

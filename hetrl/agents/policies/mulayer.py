@@ -1,60 +1,19 @@
-"""muLayer (Kim et al., EuroSys'19): every operator split over output channels at one coarse ratio.
-
-Its predictor is linear in FLOPs for each processor, so that all operators get the same share: the GPU's is
-T_cpu / (T_cpu + T_gpu) of whole-model times, rounded to quarters. Buffer memory on both sides, a join after every
-operator. Ignores what sharing costs (that is why it loses on fast phones), load, and the screen. Operators that
-cannot be split go to the GPU where it takes them.
-"""
+"""muLayer, registered; its rule is in `mulayer_rule`."""
 
 from __future__ import annotations
 
-import numpy as np
+from typing import TYPE_CHECKING
 
 from hetrl.agents.policies.base import HandPolicy, Proposal
-from hetrl.agents.policies.codl import friendly_memory
-from hetrl.device_bridge.surrogate.cost_model import CostModel
-from hetrl.device_bridge.surrogate.device import SurrogateDevice
-from hetrl.device_bridge.surrogate.schedule import Placed, Schedule
-from hetrl.device_bridge.surrogate.tables import MEMORIES, engine_options
-from hetrl.plan import Axis, Memory
 
-QUARTERS_PCT = (25, 50, 75)
-
-
-def gpu_share_pct(model: CostModel) -> int:
-    """The GPU's share of every operator: 0, 25, 50, 75 or 100 percent."""
-    tables = model.tables
-    time = tables.time_ms[MEMORIES.index(friendly_memory(tables)), :, :, 0, :]
-    cpu, gpu = _singles(model)
-    on_gpu = np.isfinite(time[:, gpu, gpu])
-    t_cpu = float(time[on_gpu, cpu, cpu].sum())
-    t_gpu = float(time[on_gpu, gpu, gpu].sum())
-    return 25 * round(4 * t_cpu / (t_cpu + t_gpu)) if t_cpu + t_gpu > 0 else 0
-
-
-def mulayer_schedule(model: CostModel) -> Schedule:
-    """muLayer's plan. The tables must hold the quarters among their channel splits."""
-    tables = model.tables
-    share = gpu_share_pct(model)
-    cpu, gpu = _singles(model)
-    wanted = [
-        i for i, o in enumerate(tables.options) if o.axis is Axis.OUTPUT_CHANNELS and o.shares_pct[0] == share
-    ]
-    wanted += [gpu, cpu] if share > 0 else [cpu]
-    segments = []
-    for k in range(len(tables.workload.items)):
-        option = next(o for o in wanted if tables.possible[k, o])
-        segments.append(Placed(k, k, option, Memory.BUFFER))
-    return Schedule(tuple(segments))
-
-
-def _singles(model: CostModel) -> tuple[int, int]:
-    """Option numbers of the CPU and of the GPU alone (they are the processors' own numbers)."""
-    units = [p.unit for p in model.tables.engine.processors]
-    return units.index("cpu"), units.index("gpu")
+if TYPE_CHECKING:
+    from hetrl.device_bridge.surrogate.device import SurrogateDevice
 
 
 def _propose(device: SurrogateDevice) -> Proposal:
+    from hetrl.agents.policies.mulayer_rule import QUARTERS_PCT, mulayer_schedule
+    from hetrl.device_bridge.surrogate.tables import engine_options
+
     options = engine_options(device.engine, QUARTERS_PCT)
     return Proposal(mulayer_schedule(device.cost_model(options=options)), options)
 

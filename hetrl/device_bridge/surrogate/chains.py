@@ -33,9 +33,7 @@ class ChainCosts:
     tail_ms: Floats
 
 
-def position_work(
-    model: CostModel, memory: Memory, window: int, slice_ms: float, duty: tuple[float, ...]
-) -> Floats:
+def position_work(model: CostModel, memory: Memory, window: int, slice_ms: float, duty: tuple[float, ...]) -> Floats:
     """(n, O, L) time of each position under each option: the slowest processor, caps and kernel overheads included."""
     time = model.tables.time_ms[MEMORIES.index(memory)]
     slowest = np.zeros(time.shape[:-1])

@@ -8,7 +8,6 @@ from hetrl.device_bridge.spec import Engine, GpuCost
 from hetrl.device_bridge.surrogate.schedule import Placed, Schedule
 from hetrl.device_bridge.surrogate.tables import Option, supports
 from hetrl.device_bridge.surrogate.workload import Workload
-from hetrl.errors import PlanError
 from hetrl.graph import OperatorGraph
 from hetrl.plan import Cap, Compression, MadeBy, Memory, Part, Plan, Segment
 from hetrl.plan_check import model_ref
@@ -54,30 +53,7 @@ def option_of(segment: Segment, index: dict[str, int]) -> Option:
     )
 
 
-def check_engine(plan: Plan, engine: Engine, device: str) -> None:
-    """Whether a plan names only what the engine has.
-
-    :raises PlanError: naming the field.
-    """
-    known = {processor.id: processor for processor in engine.processors}
-    pairs = {(link.accelerator, link.host) for link in engine.links}
-    for index, segment in enumerate(plan.segments):
-        where = f"segments[{index}]"
-        for name in segment.processors:
-            if name not in known:
-                raise PlanError(f"{where}.parts", f"{device} has no processor {name!r}", f"it has {', '.join(known)}")
-        if len(segment.parts) > 1 and segment.processors not in pairs:
-            can = "; ".join(f"{a} then {h}" for a, h in sorted(pairs))
-            raise PlanError(f"{where}.parts", f"{device} cannot split over {', '.join(segment.processors)}", can)
-        choices = {m for name in segment.processors for m in known[name].memory}
-        if segment.memory is not None and segment.memory not in choices:
-            raise PlanError(f"{where}.memory", f"{segment.memory.value!r} is no memory of {segment.processors[0]}")
-    for index, cap in enumerate(plan.caps):
-        if cap.processor not in known:
-            raise PlanError(f"caps[{index}].processor", f"{device} has no processor {cap.processor!r}")
-
-
-def plan_of(  # noqa: PLR0913 - a plan is made of these
+def plan_of(
     schedule: Schedule,
     graph: OperatorGraph,
     options: Sequence[Option],
@@ -103,9 +79,7 @@ def plan_of(  # noqa: PLR0913 - a plan is made of these
             )
         )
     used = {name for segment in segments for name in segment.processors}
-    caps = tuple(
-        Cap(p.id, d) for p, d in zip(engine.processors, schedule.duty, strict=False) if d < 1 and p.id in used
-    )
+    caps = tuple(Cap(p.id, d) for p, d in zip(engine.processors, schedule.duty, strict=False) if d < 1 and p.id in used)
     accelerated = any(len(s.parts) > 1 or not s.parts[0].processor.startswith("cpu/") for s in segments)
     return Plan(
         model=model_ref(graph),

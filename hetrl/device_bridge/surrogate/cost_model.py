@@ -84,16 +84,16 @@ class CostModel:
         self.tables = tables
         self._idle_w = idle_w
         processors = tables.engine.processors
-        self._host = next(i for i, p in enumerate(processors) if p.unit == "cpu")
+        self.host = next(i for i, p in enumerate(processors) if p.unit == "cpu")
         self._cost_of = [p.cost for p in processors]
         self._active_w = [p.active_w.value for p in processors]
         options = tables.options
-        self._split = np.array([o.split for o in options])
-        self._chained = np.array([o.axis is Axis.HEIGHT for o in options])
+        self.split = np.array([o.split for o in options])
+        self.chained = np.array([o.axis is Axis.HEIGHT for o in options])
         # The processor whose memory an option's tensors live in: the accelerator of a split.
-        self._owner = np.array([o.processors[0] for o in options])
+        self.owner = np.array([o.processors[0] for o in options])
         self.home_of = np.zeros((len(processors), len(MEMORIES)), dtype=np.int64)
-        accelerators = [p for p in range(len(processors)) if p != self._host]
+        accelerators = [p for p in range(len(processors)) if p != self.host]
         for rank, p in enumerate(accelerators):
             self.home_of[p] = 1 + len(MEMORIES) * rank + np.arange(len(MEMORIES))
         self._homes = 1 + len(MEMORIES) * len(accelerators)
@@ -108,7 +108,7 @@ class CostModel:
         np.fill_diagonal(fixed, 0.0)
         np.fill_diagonal(rate, 0.0)
         for p in range(len(self._cost_of)):
-            if p == self._host:
+            if p == self.host:
                 continue
             link = link_of(self.tables.engine, p)
             for m, memory in enumerate(MEMORIES):
@@ -167,85 +167,112 @@ class CostModel:
 
     def evaluate(self, batch: Schedules, ui: Ui | None) -> Answers:
         """Evaluate all schedules. Impossible placements come out as inf."""
-        tables, work = self.tables, self.tables.workload
-        n, size = batch.option.shape
-        fixed_share, share_rate = self.share_rates
-        homes = np.zeros((len(work.elements), size), dtype=np.int64)
-        homes[list(work.inputs)] = 1 << HOST_HOME
-        shared_in: dict[int, tuple[Ints, Floats]] = {}  # tensor -> (segment, elements) that a host part already has
-        elapsed = np.zeros(size)
-        busy = np.zeros((len(self._cost_of), size))
-        live_mb = np.zeros(size)
-        for tensor in work.inputs:
-            live_mb += self._tensor_mb(tensor)
-        peak_mb, weights_mb = live_mb.copy(), np.zeros(size)
-        transfer, worked, ended = np.zeros((n, size)), np.zeros((n, size)), np.zeros((n, size))
-        kernels = Kernels.empty(n, size)
-        for k, item in enumerate(work.items):
-            option, memory = batch.option[k], batch.memory[k]
-            split = self._split[option]
-            offset = np.where(self._chained[option], batch.end[k] - k, 0)
-            home = self.home_of[self._owner[option], memory]
-            moved = np.zeros(size)
-            for slot, read in enumerate(item.reads):
-                tensor = read.tensor
-                moved += self.conversion_ms[tensor, homes[tensor], home]
-                copied = (homes[tensor] >> home) & 1 == 0
-                homes[tensor] |= 1 << home
-                live_mb += copied * self._tensor_mb(tensor)
-                if split.any():
-                    need = np.where(
-                        split & (work.made_at[tensor] < batch.start[k]), tables.host_in[k][slot][option, offset], 0.0
-                    )
-                    if len(work.readers[tensor]) > 1:
-                        need = _not_yet_shared(shared_in, tensor, batch.start[k], need)
-                    moved += share_rate[option, memory] * need
-            moved += np.where(batch.start[k] == k, fixed_share[option, memory], 0.0)
-            slowest = np.zeros(size)
-            for p in range(len(self._cost_of)):
-                time = tables.time_ms[memory, k, option, offset, p]
-                time, slices = self.kernel_ms(p, time, batch.queue_window, batch.slice_ms)
-                if p != self._host:
-                    kernels.add(k, time, slices)
-                busy[p] += time
-                slowest = np.maximum(slowest, time / batch.duty[p])
-            step = slowest * (1.0 + self.contention[option])
-            leaves = max(work.last_use[t] for t in item.writes) > batch.end[k]
-            tail = np.where(split & leaves, share_rate[option, memory] * tables.host_out[k, option, offset], 0.0)
-            if k:
-                kernels.stops_queue(k, (moved > 0) | (option == self._host))
-            if k + 1 < n:
-                kernels.stops_queue(k + 1, tail > 0)
-            elapsed += moved
-            elapsed += step
-            elapsed += tail
-            transfer[k], worked[k], ended[k] = moved + tail, step, elapsed
-            weights_mb += tables.weights_mb[k, option]
-            for tensor in item.writes:
-                homes[tensor] = 1 << home
-                live_mb += self._tensor_mb(tensor)
-            peak_mb = np.maximum(peak_mb, live_mb)
-            for tensor in {t for t in (*item.writes, *(r.tensor for r in item.reads)) if work.last_use[t] == k}:
-                live_mb -= np.bitwise_count(homes[tensor]) * self._tensor_mb(tensor)
-        for tensor in work.outputs:
-            last = self.conversion_ms[tensor, homes[tensor], np.full(size, HOST_HOME)]
-            elapsed += last
-            transfer[-1] += last
-            ended[-1] += last
-        energy = self._idle_w * elapsed + busy.T @ np.array(self._active_w)
-        energy = energy + self._active_w[self._host] * transfer.sum(axis=0)  # the host does the moving
+        walk = _Walk(self, batch)
+        for k in range(len(self.tables.workload.items)):
+            walk.take(k)
+        walk.return_outputs()
+        elapsed, size = walk.elapsed, len(walk.elapsed)
+        # The host does the moving.
+        energy = self._idle_w * elapsed + self._active_w[self.host] * np.cumsum(walk.transfer, axis=0)[-1]
+        for p, watts in enumerate(self._active_w):
+            energy += watts * walk.busy[p]
         drop = np.full(size, np.nan)
         if ui is not None:
-            drop = np.minimum(1.0, dropped_ms(kernels, batch.queue_window, ui.slack_ms) / elapsed)
-        return Answers(elapsed, drop, peak_mb + weights_mb, energy, busy, Steps(transfer, worked, ended))
+            dropped = dropped_ms(walk.kernels, batch.queue_window, ui.slack_ms)
+            drop = np.minimum(1.0, np.divide(dropped, elapsed, out=np.zeros(size), where=elapsed > 0))
+        steps = Steps(walk.transfer, walk.worked, walk.ended)
+        return Answers(elapsed, drop, walk.peak_mb + walk.weights_mb, energy, walk.busy, steps)
 
-    def _tensor_mb(self, tensor: int) -> float:
-        return self.tables.workload.elements[tensor] * BYTES_PER_ELEMENT / 1e6
+
+class _Walk:
+    """The state of a batch as it goes through the positions."""
+
+    def __init__(self, model: CostModel, batch: Schedules) -> None:
+        self._model, self._batch = model, batch
+        self._tables, self._work = model.tables, model.tables.workload
+        n, size = batch.option.shape
+        self._mb = np.array(self._work.elements) * BYTES_PER_ELEMENT / 1e6
+        self._homes = np.zeros((len(self._work.elements), size), dtype=np.int64)
+        self._homes[list(self._work.inputs)] = 1 << HOST_HOME
+        self._shared: dict[int, tuple[Ints, Floats]] = {}  # tensor -> (segment, elements) a host part already has
+        self._live_mb = np.full(size, sum(self._mb[t] for t in self._work.inputs))
+        self.peak_mb = self._live_mb.copy()
+        self.weights_mb = np.zeros(size)
+        self.elapsed = np.zeros(size)
+        self.busy = np.zeros((len(model.tables.engine.processors), size))
+        self.kernels = Kernels.empty(n, size)
+        self.transfer, self.worked, self.ended = np.zeros((n, size)), np.zeros((n, size)), np.zeros((n, size))
+
+    def take(self, k: int) -> None:
+        """One position: operands, work, results."""
+        batch, model, item = self._batch, self._model, self._work.items[k]
+        option, memory = batch.option[k], batch.memory[k]
+        offset = np.where(model.chained[option], batch.end[k] - k, 0)
+        home = model.home_of[model.owner[option], memory]
+        moved = self._operands(k, option, offset, home)
+        step = self._processors(k, option, offset)
+        leaves = max(self._work.last_use[t] for t in item.writes) > batch.end[k]
+        rate = model.share_rates[1][option, memory]
+        tail = np.where(model.split[option] & leaves, rate * self._tables.host_out[k, option, offset], 0.0)
+        if k:
+            self.kernels.stops_queue(k, (moved > 0) | (option == model.host))
+        if k + 1 < len(self._work.items):
+            self.kernels.stops_queue(k + 1, tail > 0)
+        self.elapsed += moved
+        self.elapsed += step
+        self.elapsed += tail
+        self.transfer[k], self.worked[k], self.ended[k] = moved + tail, step, self.elapsed
+        self.weights_mb += self._tables.weights_mb[k, option]
+        for tensor in item.writes:
+            self._homes[tensor] = 1 << home
+            self._live_mb += self._mb[tensor]
+        self.peak_mb = np.maximum(self.peak_mb, self._live_mb)
+        for tensor in {t for t in (*item.writes, *(r.tensor for r in item.reads)) if self._work.last_use[t] == k}:
+            self._live_mb -= np.bitwise_count(self._homes[tensor]) * self._mb[tensor]
+
+    def _operands(self, k: int, option: Ints, offset: Ints, home: Ints) -> Floats:
+        """Time to bring operands to where they are read, and to share them with a split's host part."""
+        batch, model = self._batch, self._model
+        fixed, rate = (a[option, batch.memory[k]] for a in model.share_rates)
+        split = model.split[option]
+        any_split = bool(split.any())
+        moved = np.zeros(len(self.elapsed))
+        for slot, read in enumerate(self._work.items[k].reads):
+            tensor = read.tensor
+            moved += model.conversion_ms[tensor, self._homes[tensor], home]
+            self._live_mb += ((self._homes[tensor] >> home) & 1 == 0) * self._mb[tensor]
+            self._homes[tensor] |= 1 << home
+            if any_split:
+                outside = split & (self._work.made_at[tensor] < batch.start[k])
+                need = np.where(outside, self._tables.host_in[k][slot][option, offset], 0.0)
+                if len(self._work.readers[tensor]) > 1:
+                    need = _not_yet_shared(self._shared, tensor, batch.start[k], need)
+                moved += rate * need
+        return moved + np.where(batch.start[k] == k, fixed, 0.0)
+
+    def _processors(self, k: int, option: Ints, offset: Ints) -> Floats:
+        """Time until the slowest part is done."""
+        batch, model = self._batch, self._model
+        slowest = np.zeros(len(self.elapsed))
+        for p in range(len(self.busy)):
+            time = self._tables.time_ms[batch.memory[k], k, option, offset, p]
+            time, slices = model.kernel_ms(p, time, batch.queue_window, batch.slice_ms)
+            if p != model.host:
+                self.kernels.add(k, time, slices)
+            self.busy[p] += time
+            slowest = np.maximum(slowest, time / batch.duty[p])
+        return slowest * (1.0 + model.contention[option])
+
+    def return_outputs(self) -> None:
+        """The graph's outputs end in host memory."""
+        for tensor in self._work.outputs:
+            last = self._model.conversion_ms[tensor, self._homes[tensor], HOST_HOME]
+            self.elapsed += last
+            self.transfer[-1] += last
+            self.ended[-1] += last
 
 
-def _not_yet_shared(
-    shared: dict[int, tuple[Ints, Floats]], tensor: int, segment: Ints, need: Floats
-) -> Floats:
+def _not_yet_shared(shared: dict[int, tuple[Ints, Floats]], tensor: int, segment: Ints, need: Floats) -> Floats:
     """What of `need` another group of the same segment has not shared before."""
     if tensor not in shared:
         shared[tensor] = (segment.copy(), need.copy())

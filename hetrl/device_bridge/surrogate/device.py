@@ -9,8 +9,9 @@ import numpy as np
 from hetrl.compress.channels import pruned
 from hetrl.condition import Condition
 from hetrl.device_bridge.base import Device, DeviceInfo, describe_spec
+from hetrl.device_bridge.engine_check import check_engine
 from hetrl.device_bridge.spec import DeviceSpec, load_spec
-from hetrl.device_bridge.surrogate.compile import check_engine, option_of, schedule_of
+from hetrl.device_bridge.surrogate.compile import option_of, schedule_of
 from hetrl.device_bridge.surrogate.cost_model import Answers, CostModel
 from hetrl.device_bridge.surrogate.schedule import Schedule, batch_of
 from hetrl.device_bridge.surrogate.tables import MAX_CHAIN, Option, build_tables, engine_options
@@ -122,7 +123,8 @@ class SurrogateDevice(Device):
             energy_mj=float(answers.energy_mj[0]),
             frame_drop_rate=None if np.isnan(drop) else drop,
             utilization=tuple(
-                Utilization(p.id, float(answers.busy_ms[i, 0]) / latency) for i, p in enumerate(processors)
+                Utilization(p.id, float(answers.busy_ms[i, 0]) / latency if latency else 0.0)
+                for i, p in enumerate(processors)
             ),
             segments=tuple(segments),
             fallbacks=fallbacks,

@@ -13,6 +13,7 @@ mechanism (its issues 222 and 532: the screen stalls as long as the OpenCL queue
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -49,20 +50,42 @@ def dropped_ms(kernels: Kernels, window: Ints, slack_ms: float) -> Floats:
 
     :param window: (B,) kernels (slices, where kernels are sliced) that may be queued, the running one included.
     """
-    n, size = kernels.duration_ms.shape
-    total = np.vstack([np.zeros(size), np.cumsum(kernels.duration_ms, axis=0)])
-    run_end = np.empty((n, size), dtype=np.int64)  # first position that is not queued behind
-    run_end[-1] = n
-    for k in range(n - 2, -1, -1):
-        run_end[k] = np.where(kernels.drained[k + 1], k + 1, run_end[k + 1])
-    dropped = np.zeros(size)
-    columns = np.arange(size)
-    for k in range(n):
-        duration, slices = kernels.duration_ms[k], kernels.slices[k]
-        behind = total[run_end[k], columns] - total[k + 1]
-        piece = duration / slices
-        queued_kernels = total[np.minimum(k + window, run_end[k]), columns] - total[k + 1]
-        queued_slices = np.minimum((window - 1) * piece, behind + duration - piece)
-        queued = np.where(slices > 1, queued_slices, queued_kernels)
-        dropped += slices * np.clip(piece + queued - slack_ms, 0.0, piece)
+    pieces = kernels.duration_ms / kernels.slices
+    busy = np.cumsum(kernels.duration_ms, axis=0)[-1]
+    dropped = np.zeros(len(window))
+    longest_wait = np.minimum(window * pieces.max(axis=0), busy)
+    some = np.flatnonzero((longest_wait > slack_ms) & np.isfinite(busy))
+    if some.size:
+        taken = Kernels(kernels.duration_ms[:, some], kernels.slices[:, some], kernels.drained[:, some])
+        dropped[some] = _dropped_ms(taken, pieces[:, some], window[some], slack_ms)
     return dropped
+
+
+def _dropped_ms(kernels: Kernels, pieces: Floats, window: Ints, slack_ms: float) -> Floats:
+    n, size = pieces.shape
+    starts = np.zeros((size, n + 1))
+    starts[:, 1:] = np.cumsum(kernels.duration_ms, axis=0).T
+    slices = np.zeros((size, n + 1), dtype=np.int64)  # none at the end
+    slices[:, :n] = np.where(pieces > 0, kernels.slices, 0).T
+    first = np.cumsum(slices).reshape(size, n + 1) - slices  # number of each position's first slice
+    drain = np.empty((size, n), dtype=np.int64)  # first position that is not queued behind, as an index into both
+    drain[:, -1] = n
+    for k in range(n - 2, -1, -1):
+        drain[:, k] = np.where(kernels.drained[k + 1], k + 1, drain[:, k + 1])
+    drain += (n + 1) * np.arange(size)[:, None]
+
+    def each(values: npt.NDArray[np.generic]) -> npt.NDArray[Any]:
+        """One entry per slice, schedule after schedule, from one per schedule and position."""
+        return np.repeat(values.ravel(), slices[:, :n].ravel())
+
+    piece = each(pieces.T)
+    number = np.arange(len(piece))
+    start = each(starts[:, :n]) + (number - each(first[:, :n])) * piece
+    # Behind a slice wait those up to the window's end, or up to where the host drains the queue.
+    drained = each(first.ravel()[drain])
+    behind = number + each(np.broadcast_to(window[:, None], (size, n)))
+    filled = start[np.minimum(behind, len(piece) - 1)]
+    queued_until = np.where(behind < drained, filled, each(starts.ravel()[drain]))
+    column = each(np.broadcast_to(np.arange(size)[:, None], (size, n)))
+    late = np.clip(queued_until - start - slack_ms, 0.0, piece)
+    return np.bincount(column, late, minlength=size).astype(np.float64)

@@ -2,7 +2,9 @@
 
 An option is a placement: one processor, or a link's two processors with an axis and shares. For a height split the
 numbers depend on the last group of the chain too (halos grow backwards from its cut), so tables have an axis
-`offset` = chain end - position; all other options use offset 0. Shapes: n positions, O options, L offsets, P processors, M memory types.
+`offset` = chain end - position; all other options use offset 0.
+
+Shapes: n positions, O options, L offsets, P processors, M memory types.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import numpy.typing as npt
 
 from hetrl.device_bridge.spec import CpuCost, Engine, Link, Processor
 from hetrl.device_bridge.surrogate.op_time import BYTES_PER_ELEMENT, KIND_CODE, OpShapes, cpu_time_ms, gpu_time_ms
-from hetrl.device_bridge.surrogate.workload import Workload, WorkItem
+from hetrl.device_bridge.surrogate.workload import WorkItem, Workload
 from hetrl.graph import InputRole, OpKind
 from hetrl.plan import Axis, Memory
 from hetrl.splits import channel_bounds, every_part_works, input_rows, row_bounds
@@ -119,16 +121,12 @@ class _Piece:
     weight_fraction: float
 
 
-def build_tables(
-    workload: Workload, engine: Engine, options: Sequence[Option], max_chain: int = MAX_CHAIN
-) -> Tables:
+def build_tables(workload: Workload, engine: Engine, options: Sequence[Option], max_chain: int = MAX_CHAIN) -> Tables:
     """Tables of `workload` under `options`; height chains have at most `max_chain` groups."""
     return time_layout(build_layout(workload, engine, options, max_chain), engine)
 
 
-def build_layout(
-    workload: Workload, engine: Engine, options: Sequence[Option], max_chain: int = MAX_CHAIN
-) -> Layout:
+def build_layout(workload: Workload, engine: Engine, options: Sequence[Option], max_chain: int = MAX_CHAIN) -> Layout:
     """The part of `build_tables` that any engine with the same processors and support shares."""
     n, count = len(workload.items), len(options)
     depth = max(1, min(max_chain, n))
@@ -216,7 +214,7 @@ def _channel_traffic(
     host_out[k, o, 0] = part * sum(workload.elements[t] for t in item.writes) / MELEMS
 
 
-def _height_pieces(  # noqa: PLR0913 - one cut decides all of these together
+def _height_pieces(
     workload: Workload,
     end: int,
     o: int,
@@ -275,7 +273,7 @@ def _rows_needed(
     if not ends:
         cut = row_bounds(rows, option.shares_pct)[1]
         return cut, min(cut, rows - 1)
-    start = min(min(starts), rows - 1)
+    start = min(*starts, rows - 1)
     return min(rows, max(1, start, *ends)), start  # together the parts always make the whole tensor
 
 
