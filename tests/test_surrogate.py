@@ -1,39 +1,44 @@
-"""The cost model: what must hold for any model and plan, and the frames of the study's figure 5."""
+"""The cost model: what must hold for any model and any plan of it."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import fields, replace
 from functools import cache
+from itertools import pairwise
 
-import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hetrl.agents.policies import find_policy
-from hetrl.condition import Condition, Ui
-from hetrl.device_bridge.spec import DeviceSpec, Engine, GpuCost, Quantity, load_spec
+from hetrl.condition import Ui
+from hetrl.device_bridge.spec import DeviceSpec
 from hetrl.device_bridge.surrogate.chains import chain_costs, position_work
-from hetrl.device_bridge.surrogate.cost_model import Answers, CostModel, Schedules
+from hetrl.device_bridge.surrogate.cost_model import CostModel, Schedules
 from hetrl.device_bridge.surrogate.device import SurrogateDevice
-from hetrl.device_bridge.surrogate.frames import Kernels, dropped_ms
 from hetrl.envs.space import Ints, PlanSpace
 from hetrl.errors import UsageError
-from hetrl.graph import OperatorGraph
 from hetrl.measurement import Failure, Measurement
 from hetrl.objective import Objective
-from hetrl.plan import Axis, Cap, Memory, Part, Plan, Segment
+from hetrl.plan import Axis, Memory, Part, Segment
 from hetrl.testing.devices import whole_model_plans
-from hetrl.testing.models import random_decisions, random_graph
+from hetrl.testing.models import UNSUPPORTED, random_decisions, random_graph
 from hetrl.zoo.builder import Builder
-from hetrl.zoo.resolve import resolve_model
-from tests.surrogate_help import chain_graph, measured, on_gpu, plan_with, segments_by_group
+from tests.surrogate_help import (
+    COLD,
+    D1,
+    chain_graph,
+    graph_of,
+    latency_ms,
+    measured,
+    on_gpu,
+    plan_with,
+    segments_by_group,
+    with_cost,
+)
 
-COLD, UI = Condition(), Ui()
+UI = Ui()
 COUNT = 24  # random plans per random model
-D1 = load_spec("d1")
 seeds = st.integers(0, 10**6)
 few = settings(max_examples=25)
 
@@ -48,17 +53,6 @@ def plans_of(seed: int) -> tuple[PlanSpace, Ints, Schedules]:
     space = space_of(seed % 40)
     taken = random_decisions(space, seed, COUNT)
     return space, taken, space.schedules(taken)[0]
-
-
-def with_cost(spec: DeviceSpec, processor: int, **factors: float) -> DeviceSpec:
-    """The device with some cost parameters of one processor multiplied."""
-    engine = spec.engine()
-    old = engine.processors[processor]
-    new = {n: Quantity(getattr(old.cost, n).value * f, getattr(old.cost, n).source) for n, f in factors.items()}
-    processors = list(engine.processors)
-    processors[processor] = msgspec.structs.replace(old, cost=msgspec.structs.replace(old.cost, **new))
-    changed: Engine = msgspec.structs.replace(engine, processors=tuple(processors))
-    return msgspec.structs.replace(spec, engines={spec.default_engine: changed})
 
 
 def latencies(spec: DeviceSpec, space: PlanSpace, batch: Schedules) -> np.ndarray:
@@ -88,7 +82,7 @@ def test_a_batch_gives_each_member_what_it_gets_alone(seed: int) -> None:
 @few
 def test_a_slower_processor_makes_no_plan_faster(seed: int, processor: int, name: str, factor: float) -> None:
     space, _, batch = plans_of(seed)
-    slower = latencies(with_cost(D1, processor, **{name: factor}), space, batch)
+    slower = latencies(with_cost(processor, **{name: factor}), space, batch)
     assert (slower >= latencies(D1, space, batch)).all()
 
 
@@ -121,7 +115,7 @@ def test_time_memory_and_energy_lie_between_their_bounds(seed: int) -> None:
     space, _, batch = plans_of(seed)
     model = space.device.cost_model()
     free = replace(batch, duty=np.ones_like(batch.duty))
-    answers: Answers = model.evaluate(free, UI)
+    answers = model.evaluate(free, UI)
     busy, latency = answers.busy_ms, answers.latency_ms
     moved, worked = answers.steps.transfer_ms.sum(axis=0), answers.steps.work_ms.sum(axis=0)
     contention = 1 + model.contention.max()
@@ -129,8 +123,9 @@ def test_time_memory_and_energy_lie_between_their_bounds(seed: int) -> None:
     assert (busy.max(axis=0) <= latency + slack).all()
     assert (latency <= contention * busy.sum(axis=0) + moved + slack).all()
     assert np.allclose(latency, worked + moved, rtol=1e-12)
+    chained = np.array([option.axis is Axis.HEIGHT for option in model.tables.options])
     for k, item in enumerate(model.tables.workload.items):
-        offset = np.where(model._chained[free.option[k]], free.end[k] - k, 0)
+        offset = np.where(chained[free.option[k]], free.end[k] - k, 0)
         parts = model.tables.time_ms[free.memory[k], k, free.option[k], offset]
         assert (answers.steps.work_ms[k] >= parts.max(axis=-1)).all(), item
     weights = 4e-6 * sum(item.weight_elements for item in model.tables.workload.items)
@@ -141,66 +136,17 @@ def test_time_memory_and_energy_lie_between_their_bounds(seed: int) -> None:
     assert ((answers.frame_drop_rate >= 0) & (answers.frame_drop_rate <= 1)).all()
 
 
-def simulated_ms(durations: list[float], slices: list[int], drained: list[bool], window: int, slack: float) -> float:
-    """`dropped_ms` slice by slice."""
-    run, pieces = 0, []
-    for duration, count, drains in zip(durations, slices, drained, strict=True):
-        run += drains
-        pieces += [(duration / count, run)] * (count if duration else 0)
-    late = 0.0
-    for i, (piece, own) in enumerate(pieces):
-        wait = piece + sum(p for p, r in pieces[i + 1 : i + window] if r == own)
-        late += min(max(wait - slack, 0.0), piece)
-    return late
-
-
-kernel_lists = st.lists(st.tuples(st.just(0.0) | st.floats(0.05, 40), st.booleans()), min_size=1, max_size=7)
-
-
-@given(kernel_lists, st.sampled_from([math.inf, 4.0, 1.0]), st.integers(1, 20), st.floats(1, 15))
-@settings(max_examples=200)
-def test_dropped_frames_are_those_of_a_simulation(
-    kernels: list[tuple[float, bool]], slice_ms: float, window: int, slack: float
-) -> None:
-    durations, drained = [d for d, _ in kernels], [drains for _, drains in kernels]
-    slices = [max(1, math.ceil(d / slice_ms)) for d in durations]
-    columns = Kernels(*(np.array(x)[:, None] for x in (durations, np.array(slices, dtype=float), drained)))
-    found = dropped_ms(columns, np.array([window]), slack)[0]
-    assert found == pytest.approx(simulated_ms(durations, slices, drained, window, slack), abs=1e-9)
-    wider = dropped_ms(columns, np.array([window + 1]), slack)[0]
-    assert found <= wider + 1e-9
-    if window * slice_ms <= slack:
-        assert found == pytest.approx(0, abs=1e-9)
-
-
-@given(seeds, st.integers(1, 30), st.sampled_from([1.0, 2.0, 4.0]))
-@few
-def test_a_wider_window_drops_no_fewer_frames_and_short_slices_none(seed: int, window: int, slice_ms: float) -> None:
-    space, _, batch = plans_of(seed)
-    model = SurrogateDevice(with_cost(D1, 1, queue_wait_ms=0.0), space.graph).cost_model()
-    narrow, wide = (
-        model.evaluate(replace(batch, queue_window=np.full(COUNT, w)), UI).frame_drop_rate for w in (window, window + 1)
-    )
-    assert (narrow <= wide + 1e-12).all()
-    gpu = D1.engine().processors[1].cost
-    assert isinstance(gpu, GpuCost)
-    overhead = gpu.slice_launch_ms.value + gpu.queue_wait_ms.value / window
-    if window * (slice_ms + overhead) <= UI.slack_ms:
-        sliced = replace(batch, queue_window=np.full(COUNT, window), slice_ms=np.full(COUNT, slice_ms))
-        assert (space.device.cost_model().evaluate(sliced, UI).frame_drop_rate == 0).all()
-
-
 def test_an_operator_that_the_gpu_lacks_runs_on_the_cpu_and_says_so() -> None:
     for seed in range(200, 215):
         graph = random_graph(seed, 7)
         device = SurrogateDevice(D1, graph)
-        lacking = [g.index for g in graph.groups if {graph.nodes[n].op_type for n in g.nodes} & {"Erf"}]
+        lacking = [g.index for g in graph.groups if {graph.nodes[n].op_type for n in g.nodes} & {UNSUPPORTED}]
         gpu, cpu = (p.id for p in reversed(device.engine.processors))
         answer = measured(device, on_gpu(device, Memory.IMAGE))
         explicit = segments_by_group(device, [cpu if g in lacking else gpu for g in range(len(graph.groups))])
         assert answer.latency_ms == pytest.approx(measured(device, explicit).latency_ms, rel=1e-12)
         assert [f.node for f in answer.fallbacks] == [graph.group_node_ids(g)[0] for g in lacking]
-        assert all("Erf" in f.reason and f.cost_ms > 0 for f in answer.fallbacks)
+        assert all(UNSUPPORTED in f.reason and f.cost_ms > 0 for f in answer.fallbacks)
         assert measured(device, explicit).fallbacks == ()
 
 
@@ -233,7 +179,7 @@ def test_one_chain_saves_the_sharing_between_its_groups_and_pays_halos() -> None
         shared = [sum(s.transfer_ms for s in m.segments) for m in (whole, split, singles)]
         assert shared == sorted(shared)
         busy = [[u.busy * (m.latency_ms or 0) for u in m.utilization] for m in (whole, split, singles)]
-        assert all(sum(x) >= sum(y) for x, y in zip(busy, busy[1:], strict=False))
+        assert all(sum(x) >= sum(y) for x, y in pairwise(busy))
     coarse, odd, fine = (halves(share, [36]).utilization[1].busy for share in (30, 37, 40))
     assert coarse <= odd <= fine
 
@@ -241,9 +187,8 @@ def test_one_chain_saves_the_sharing_between_its_groups_and_pays_halos() -> None
 def test_groups_may_run_in_another_order() -> None:
     net = Builder("fork")
     x = net.conv(net.input("x", (1, 8, 24, 24)), "stem", 8, 3)
-    net.finish(net.concat([net.conv(x, "left", 8, 3), net.conv(x, "right", 16, 5)], "join"))
-    graph = chain_graph(0, net)
-    device = SurrogateDevice(D1, graph)
+    join = net.concat([net.conv(x, "left", 8, 3), net.conv(x, "right", 16, 5)], "join")
+    device = SurrogateDevice(D1, graph_of(net.finish(join)))
     for unit in device.engine.processors:
         memory = Memory.BUFFER if unit.memory else None
         segments = {
@@ -264,7 +209,7 @@ def test_each_segment_may_have_its_own_memory_type() -> None:
         segments = [
             Segment(nodes=graph.group_node_ids(g), parts=(Part(gpu),), memory=m) for g, m in enumerate(memories)
         ]
-        return measured(device, plan_with(device, segments)).latency_ms or 0.0
+        return latency_ms(device, plan_with(device, segments))
 
     buffer, image = Memory.BUFFER, Memory.IMAGE
     assert latency(image, image) < min(latency(image, buffer), latency(buffer, image)) < latency(buffer, buffer)
@@ -286,8 +231,7 @@ def test_a_split_that_leaves_a_part_empty_is_a_failed_measurement() -> None:
 
 def test_a_model_of_views_takes_no_time_and_has_nothing_to_place() -> None:
     net = Builder("views")
-    net.finish(net.flatten(net.input("x", (1, 4, 4, 4)), "flat"))
-    device = SurrogateDevice(D1, chain_graph(0, net))
+    device = SurrogateDevice(D1, graph_of(net.finish(net.flatten(net.input("x", (1, 4, 4, 4)), "flat"))))
     assert device.measure(whole_model_plans(device)[0], COLD).latency_ms == 0
     with pytest.raises(UsageError, match="nothing to place"):
         PlanSpace(device, Objective())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +13,10 @@ from torch import nn
 
 from hetrl.agents.base import AgentRun
 from hetrl.agents.credit import step_rewards, work_weights
+from hetrl.agents.exploration import BoundedLogits
 from hetrl.agents.imitation import Elite, Episode, ImitatingPPO
 from hetrl.envs.core import Finished, PartitionCore
 from hetrl.envs.sb3 import PartitionVecEnv
-from hetrl.envs.space import CONTINUE
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class PpoConfig:
     :param free: share of the environments that choose the granularity; the others make `intra_op` plans, of which
         all other granularities are special cases, so that an early favourite cannot end the search.
     :param changes: decisions per plan that even a policy which is sure of itself keeps changing.
-    :param first_bias: head start of choice 0 in a fresh policy: to continue a segment, not to cap, not to slice.
+    :param elite: best plans that are imitated, with `imitation_steps` gradient steps after each update.
     :param patience: updates without any new plan after which the space counts as exhausted.
     """
 
@@ -35,38 +34,15 @@ class PpoConfig:
     batch_size: int = 256
     epochs: int = 8
     learning_rate: float = 1e-3
-    entropy: float = 0.005
+    entropy: float = 0.01
     clip_range: float = 0.2
-    gamma: float = 1.0
     gae_lambda: float = 0.95
     hidden: int = 64
     free: float = 0.25
-    changes: float = 1.5
-    first_bias: float = 1.5
-    elite: int = 8
-    imitation_steps: int = 4
+    changes: float = 3.0
+    elite: int = 16
+    imitation_steps: int = 8
     patience: int = 100
-
-
-class BoundedLogits(nn.Module):
-    """Keeps logits within [-bound, bound], so that no legal choice ever becomes impossible.
-
-    A policy that has settled would propose the same plan for ever, and only new plans teach anything. With A choices
-    per decision, a choice at the lower bound beside one at the upper has probability exp(-2 bound), so that a plan of
-    n decisions has about n A exp(-2 bound) changes.
-    """
-
-    def __init__(self, bound: float) -> None:
-        super().__init__()
-        self.bound = bound
-
-    @staticmethod
-    def for_changes(changes: float, decisions: int, choices: int) -> BoundedLogits:
-        """The bound at which a settled policy still makes so many changes per plan."""
-        return BoundedLogits(max(1.0, 0.5 * math.log(decisions * choices / changes)))
-
-    def forward(self, logits: torch.Tensor) -> torch.Tensor:
-        return self.bound * torch.tanh(logits / self.bound)
 
 
 class _Pacer(BaseCallback):
@@ -134,7 +110,7 @@ def maskable_ppo(run: AgentRun, config: PpoConfig | None = None) -> None:
         n_steps=ledger.space.length,
         batch_size=config.batch_size,
         n_epochs=config.epochs,
-        gamma=config.gamma,
+        gamma=1.0,
         gae_lambda=config.gae_lambda,
         learning_rate=config.learning_rate,
         ent_coef=config.entropy,
@@ -144,11 +120,7 @@ def maskable_ppo(run: AgentRun, config: PpoConfig | None = None) -> None:
         device="cpu",
     )
     bounded = BoundedLogits.for_changes(config.changes, ledger.space.length, ledger.space.width)
-    head = model.policy.action_net
-    assert isinstance(head, nn.Linear)
-    with torch.no_grad():
-        head.bias[CONTINUE] += config.first_bias
-    model.policy.action_net = nn.Sequential(head, bounded)
+    model.policy.action_net = nn.Sequential(model.policy.action_net, bounded)
     model.elite = Elite(config.elite)
     model.imitation_steps = config.imitation_steps
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import cast
 
 import msgspec
@@ -91,6 +90,8 @@ def run_search(
         progress.stop()
         if log is not None:
             log.close()
+    if interrupted and ledger.best is None:
+        raise KeyboardInterrupt  # nothing to show yet; what was measured is in trials.jsonl
     result = _result(problem, search, run, begin, folder, interrupted)
     if folder is not None:
         curve = curve_of(ledger)
@@ -193,12 +194,3 @@ def _infeasible(problem: Problem, ledger: Ledger) -> Infeasible:
             "raise --max-frame-drop or --budget",
         )
     return Infeasible(f"none of {ledger.evaluations} evaluated plans worked", "see trials.jsonl, or raise --budget")
-
-
-def default_folder(model: str, device: str, root: Path = Path("runs")) -> Path:
-    """`runs/<model>-<device>-<number>`, the first number that is free."""
-    stem = f"{Path(model).stem}-{Path(device).stem}"
-    number = 0
-    while (root / f"{stem}-{number}").exists():
-        number += 1
-    return root / f"{stem}-{number}"

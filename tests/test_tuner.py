@@ -1,0 +1,199 @@
+"""The driver: seeds, budgets, determinism, resume, interruptions, failing devices, agents of third parties."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import hetrl
+from hetrl import plugins
+from hetrl.agents.base import AgentRun
+from hetrl.agents.problem import Problem
+from hetrl.agents.trials import read_trials
+from hetrl.agents.tuner import Search, run_search
+from hetrl.condition import Condition
+from hetrl.device_bridge.base import MockDevice
+from hetrl.device_bridge.registry import open_device
+from hetrl.errors import Infeasible, RunError
+from hetrl.measurement import Failure, Measurement
+from hetrl.objective import Objective
+from hetrl.plan import Plan, load_plan
+from hetrl.plan_check import check_plan
+from hetrl.progress import Silent
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_seeded_plan_is_never_worse_than_the_best_hand_policy(seed: int, tmp_path: Path) -> None:
+    runs = [hetrl.tune("vgg16", "d1", budget=30, seed=seed, out=tmp_path / name) for name in ("a", "b")]
+    for result in runs:
+        assert result.best_hand is not None and result.gap_to_exact is not None
+        assert result.latency_ms <= result.best_hand.latency_ms
+        assert result.gap_to_exact <= 0.01
+        assert result.evidence == "calibrated"
+    assert (tmp_path / "a/plan.json").read_bytes() == (tmp_path / "b/plan.json").read_bytes()
+    assert (tmp_path / "a/trials.jsonl").read_bytes() == (tmp_path / "b/trials.jsonl").read_bytes()
+
+
+def test_run_folder_is_complete(tmp_path: Path) -> None:
+    result = hetrl.tune("resnet18", "d1", budget=60, out=tmp_path / "run")
+    folder = tmp_path / "run"
+    names = {"plan.json", "result.json", "trials.jsonl", "config.json", "learning_curve.csv", "agent"}
+    assert names <= {f.name for f in folder.iterdir()}
+    assert load_plan(folder / "plan.json") == result.plan
+    assert result.plan.expected is not None
+    assert result.plan.expected.latency_ms == pytest.approx(result.latency_ms, rel=1e-5)
+    header, trials = read_trials(folder / "trials.jsonl")
+    assert [t.n for t in trials] == list(range(result.evaluations)) and len({t.key for t in trials}) == len(trials)
+    assert header.device == "d1" and result.evaluations == 60
+    curve = (folder / "learning_curve.csv").read_text().splitlines()
+    assert len(curve) == 1 + result.evaluations
+    weights = torch.load(folder / "agent" / "policy.pt", weights_only=True)
+    assert all(isinstance(value, torch.Tensor) for value in weights.values())
+    with pytest.raises(RunError, match="holds a run already"):
+        hetrl.tune("resnet18", "d1", budget=60, out=folder)
+
+
+def test_frame_limit_is_kept_by_caps_window_or_slicing() -> None:
+    free = hetrl.tune("vgg16", "d1", budget=10)
+    limited = hetrl.tune("vgg16", "d1", budget=10, objective=Objective(max_frame_drop_rate=0.05))
+    assert free.frame_drop_rate is not None and limited.frame_drop_rate is not None
+    assert limited.frame_drop_rate <= 0.05 < free.frame_drop_rate
+    plan = limited.plan
+    assert plan.caps or plan.queue_window is not None or plan.kernel_slice_ms is not None
+    assert limited.bound_ms is not None and limited.bound_ms <= limited.latency_ms
+
+
+def test_accuracy_budget_decides_pruning() -> None:
+    whole = hetrl.tune("vgg16", "d1", budget=10)
+    pruned = hetrl.tune("vgg16", "d1", budget=10, objective=Objective(max_accuracy_drop_pct=5))
+    assert whole.plan.compression.prune_ratio == 0 == whole.accuracy_drop_pct
+    assert pruned.plan.compression.prune_ratio > 0 and 0 < pruned.accuracy_drop_pct <= 5
+    assert pruned.latency_ms < whole.latency_ms
+
+
+def test_learning_by_itself_gets_close_and_is_deterministic(tmp_path: Path) -> None:
+    result = hetrl.tune("vgg16", "d1", budget=1000, seeds=False, seed=0, out=tmp_path / "long")
+    assert result.gap_to_exact is not None and 0 <= result.gap_to_exact <= 0.1
+    header, trials = read_trials(tmp_path / "long/trials.jsonl")
+    assert {t.by for t in trials} == {"reference", "maskable-ppo"} and len(trials) == 1000
+    hetrl.tune("vgg16", "d1", budget=150, seeds=False, seed=0, out=tmp_path / "short")
+    assert read_trials(tmp_path / "short/trials.jsonl")[1] == trials[:150]
+
+
+def _train(folder: Path, *more: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "hetrl.cli.main", "train", "--device", "d1", "--model", "resnet18"]
+    return subprocess.Popen(
+        [*command, "--budget", "400", "--no-seeds", "--json", *more],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def _wait_for_trials(process: subprocess.Popen[bytes], path: Path, lines: int) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if path.exists() and path.read_bytes().count(b"\n") > lines:
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"no {lines} trials: {process.communicate()[1].decode()}")
+
+
+def test_killed_run_resumes_without_losing_or_repeating_anything(tmp_path: Path) -> None:
+    whole = _train(tmp_path, "--out", "whole")
+    whole.communicate(timeout=300)
+    assert whole.returncode == 0
+    killed = _train(tmp_path, "--out", "killed")
+    trials = tmp_path / "killed/trials.jsonl"
+    _wait_for_trials(killed, trials, 100)
+    killed.kill()
+    killed.communicate()
+    before = trials.read_bytes()
+    with trials.open("ab") as file:
+        file.write(b'{"n":17,"torn')  # a line that the crash cut off
+    resumed = _train(tmp_path, "--resume", "killed")
+    stdout, stderr = resumed.communicate(timeout=300)
+    assert resumed.returncode == 0, stderr.decode()
+    after = trials.read_bytes()
+    assert after.startswith(before[: before.rfind(b"\n") + 1])
+    assert after == (tmp_path / "whole/trials.jsonl").read_bytes()
+    assert (tmp_path / "killed/plan.json").read_bytes() == (tmp_path / "whole/plan.json").read_bytes()
+    assert json.loads(stdout)["evaluations"] == 400
+
+
+def test_interrupt_keeps_trials_and_writes_the_best_plan(tmp_path: Path) -> None:
+    process = _train(tmp_path, "--out", "run", "--budget", "100000")
+    _wait_for_trials(process, tmp_path / "run/trials.jsonl", 80)
+    os.kill(process.pid, signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130, stderr.decode()
+    assert b"Traceback" not in stderr
+    plan = load_plan(tmp_path / "run/plan.json")
+    assert json.loads(stdout)["latency_ms"] == pytest.approx(plan.expected.latency_ms if plan.expected else 0, rel=1e-5)
+    assert len(read_trials(tmp_path / "run/trials.jsonl")[1]) >= 80
+
+
+def test_resume_refuses_another_problem(tmp_path: Path) -> None:
+    hetrl.tune("resnet18", "d1", budget=5, out=tmp_path / "run")
+    with pytest.raises(RunError, match="was run with seed 0"):
+        hetrl.tune("resnet18", "d1", budget=5, seed=1, resume=tmp_path / "run")
+    with pytest.raises(RunError, match="holds no run"):
+        hetrl.tune("resnet18", "d1", budget=5, resume=tmp_path / "nothing")
+    more = hetrl.tune("resnet18", "d1", budget=9, resume=tmp_path / "run")
+    assert more.evaluations == 9
+
+
+def test_failing_measurements_do_not_end_a_run() -> None:
+    real = open_device("d1", hetrl.load_model("resnet18"))
+    calls = []
+
+    def flaky(plan: Plan, condition: Condition) -> Measurement:
+        calls.append(plan.key)
+        if int(plan.key[:4], 16) % 10 < 3:
+            return Measurement.failed(Failure.TIMEOUT, "took too long")
+        return real.measure(plan, condition)
+
+    problem = Problem.on(MockDevice(real.spec, real.graph, flaky), Condition(), Objective())
+    result = run_search(problem, Search("maskable-ppo", 60, 0), None, None, Silent())
+    assert result.evaluations == 60
+    assert result.exact_ms is None and result.gap_to_exact is None  # the optimum is the surrogate's, not the device's
+    check_plan(result.plan, real.graph)
+
+
+def test_budgets_that_nothing_keeps_are_infeasible() -> None:
+    real = open_device("d1", hetrl.load_model("resnet18"))
+    measured = MockDevice(real.spec, real.graph, lambda plan, condition: _dropping(real.measure(plan, condition)))
+    problem = Problem.on(measured, Condition(), Objective(max_frame_drop_rate=0.05))
+    with pytest.raises(Infeasible, match="keeps frame drops at most 5 %"):
+        run_search(problem, Search("maskable-ppo", 20, 0), None, None, Silent())
+
+
+def _dropping(measurement: Measurement) -> Measurement:
+    import msgspec
+
+    return msgspec.structs.replace(measurement, frame_drop_rate=0.5)
+
+
+def test_agent_of_a_third_party(monkeypatch: pytest.MonkeyPatch) -> None:
+    def one_plan(run: AgentRun) -> None:
+        run.ledger.measure(problem.setting_plan, run.name)
+
+    class _Problem(Problem):
+        @property
+        def setting_plan(self) -> Plan:
+            return self.hand_plans()[0][1]
+
+    problem = _Problem.on(open_device("d1", hetrl.load_model("resnet18")), Condition(), Objective())
+    monkeypatch.setattr(plugins, "names", lambda group: ("one-plan",))
+    monkeypatch.setattr(plugins, "load", lambda group, name, kind, command: one_plan)
+    result = run_search(problem, Search("one-plan", 10, 0, seeds=False), None, None, Silent())
+    assert result.plan.made_by is not None and result.plan.made_by.search == "one-plan"
+    assert result.evaluations == 2  # the reference and one plan
