@@ -66,12 +66,12 @@ def latency_ms(device: SurrogateDevice, plan: Plan) -> float:
     return measured(device, plan).latency_ms or 0.0
 
 
-def with_cost(processor: int, **factors: float) -> DeviceSpec:
-    """d1 with some cost parameters of one processor multiplied."""
-    engine = D1.engine()
+def with_cost(processor: int, *, spec: DeviceSpec = D1, **factors: float) -> DeviceSpec:
+    """A device with some cost parameters of one processor multiplied."""
+    engine = spec.engine()
     old = engine.processors[processor]
     cost = {name: Quantity(getattr(old.cost, name).value * by, Source.ASSUMED) for name, by in factors.items()}
     processors = list(engine.processors)
     processors[processor] = msgspec.structs.replace(old, cost=msgspec.structs.replace(old.cost, **cost))
     changed: Engine = msgspec.structs.replace(engine, processors=tuple(processors))
-    return msgspec.structs.replace(D1, engines={D1.default_engine: changed})
+    return msgspec.structs.replace(spec, engines={spec.default_engine: changed})

@@ -26,7 +26,7 @@ RUN = {"hetrl", "cat", "cp", "echo", "head", "ls", "mkdir", "mv", "rm", "tail", 
 NOT_RUN = {".", "cd", "git", "source"}
 MODEL = """
 <ir_version: 8, opset_import: ["" : 17]>
-small (float[1,4,16,16] x) => (float[1,4,16,16] y)
+small (float[N,4,16,16] x) => (float[N,4,16,16] y)
 <float[4,4,3,3] w1 = {%s}, float[4,4,3,3] w2 = {%s}>
 {
     a = Conv<kernel_shape = [3, 3], pads = [1, 1, 1, 1]>(x, w1)
@@ -146,3 +146,10 @@ def test_commands_of_document(name: str, tmp_path: Path) -> None:
                 broken = f"{where}: $ {text}\n{error}"
             if broken:
                 pytest.fail(broken, pytrace=False)
+
+
+@pytest.mark.parametrize("number", range(len(re.findall(r"^```python$", (ROOT / "README.md").read_text(), re.M))))
+def test_python_of_readme(number: int, tmp_path: Path) -> None:
+    code = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)[number]
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -24,7 +24,7 @@ from hetrl.envs.space import DUTIES, QUEUE_WINDOWS, SLICES_MS, PlanSpace
 from hetrl.objective import Objective
 from hetrl.plan import Memory
 
-BEAM = 4096  # states kept per position
+BEAM = 512  # states kept per position
 TOLERANCE = 1e-9  # of a latency, for sums taken in another order
 
 
@@ -39,7 +39,7 @@ class Exact:
 
     @property
     def proven(self) -> bool:
-        return self.latency_ms <= self.bound_ms * (1 + TOLERANCE)
+        return self.schedule is not None and self.latency_ms == self.bound_ms
 
 
 def exact(space: PlanSpace, objective: Objective, condition: Condition) -> Exact:
@@ -71,7 +71,9 @@ def exact(space: PlanSpace, objective: Objective, condition: Condition) -> Exact
                     continue
                 if objective.keeps(drop_pct, drop_rate) and answers.latency_ms[0] < best.latency_ms:
                     best = Exact(schedule, ratio, float(answers.latency_ms[0]), bound)
-    return Exact(best.schedule, best.prune_ratio, best.latency_ms, min(bound, best.latency_ms))
+    if best.latency_ms <= bound * (1 + TOLERANCE):
+        bound = best.latency_ms
+    return Exact(best.schedule, best.prune_ratio, best.latency_ms, bound)
 
 
 @dataclass(frozen=True)

@@ -50,8 +50,8 @@ def random_graph(seed: int, layers: int, *, unsupported: bool = True, size: int 
         maps.append(made)
     if draw.random() < 0.4:
         used.add(maps[-1])
-        pooled = net.flatten(net.global_pool(maps[-1], "mean"), "flat")
-        maps.append(net.gemm(pooled, "logits", 10))
+        pooled = net.global_pool(maps[-1], "mean") if draw.random() < 0.5 else maps[-1]
+        maps.append(net.gemm(net.flatten(pooled, "flat"), "logits", 64))
     return graph_from_model(net.finish(*(m for m in maps[1:] if m not in used)).model, name=f"random{seed}")
 
 
@@ -59,7 +59,7 @@ def _conv(net: Builder, draw: random.Random, x: str, name: str, channels: int, r
     kernel = draw.choice((1, 3, 3, 3, 5) if rows >= 5 else (1,))
     stride = draw.choice((1, 1, 1, 2)) if rows >= 6 else 1
     depthwise = draw.random() < 0.15
-    out = channels if depthwise else draw.choice((4, 8, 12, 16, 24))
+    out = channels if depthwise else draw.choice((4, 8, 12, 16, 32))
     pad = draw.choice((None, None, 0))
     made = net.conv(x, name, out, kernel, stride=stride, pad=pad, groups=channels if depthwise else 1)
     return net.activation(made, f"{name}.relu") if draw.random() < 0.5 else made

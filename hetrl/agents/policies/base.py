@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hetrl.errors import UsageError
-from hetrl.plan import MadeBy, Plan
+from hetrl.plan import MadeBy, Memory, Plan
 
 if TYPE_CHECKING:  # `hetrl policies` lists policies without paying for a cost model
     from hetrl.device_bridge.surrogate.device import SurrogateDevice
@@ -31,6 +31,7 @@ class HandPolicy:
     :param source: where the rule is published.
     :param summary: the rule, and what it ignores, in a sentence.
     :param units: processor units it needs.
+    :param memory: memory type it needs, where a processor has a choice.
     """
 
     id: str
@@ -40,22 +41,33 @@ class HandPolicy:
     summary: str
     units: tuple[str, ...]
     propose: Callable[[SurrogateDevice], Proposal]
+    memory: Memory | None = None
 
     def applies(self, device: SurrogateDevice) -> bool:
-        """Whether the device's engine set has the processors that the strategy needs."""
-        return set(self.units) <= {p.unit for p in device.engine.processors}
+        """Whether the device's engine set has what the strategy needs."""
+        return self._lacks(device) is None
+
+    def _lacks(self, device: SurrogateDevice) -> str | None:
+        processors = device.engine.processors
+        missing = sorted(set(self.units) - {p.unit for p in processors})
+        if missing:
+            return missing[0]
+        choices = [p.memory for p in processors if p.unit in self.units and p.memory]
+        if self.memory is not None and any(self.memory not in memories for memories in choices):
+            return f"{self.memory.value} memory"
+        return None
 
     def plan(self, device: SurrogateDevice) -> Plan:
         """The strategy's plan for the device's model.
 
-        :raises UsageError: the engine set lacks a processor that the strategy needs.
+        :raises UsageError: the engine set lacks a processor or a memory type that the strategy needs.
         """
         from hetrl.device_bridge.surrogate.compile import plan_of
 
-        missing = sorted(set(self.units) - {p.unit for p in device.engine.processors})
-        if missing:
+        lacking = self._lacks(device)
+        if lacking is not None:
             raise UsageError(
-                f"policy {self.id!r} needs a {missing[0]}, which {device.spec.id} ({device.engine_name}) lacks",
+                f"policy {self.id!r} needs {lacking}, which {device.spec.id} ({device.engine_name}) lacks",
                 "`hetrl devices` lists processors",
             )
         proposal = self.propose(device)

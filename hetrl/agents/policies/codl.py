@@ -27,6 +27,7 @@ def _codl(memory: Memory) -> HandPolicy:
         "ignores contention and load",
         units=("cpu", "gpu"),
         propose=lambda device: _propose(device, memory),
+        memory=memory,
     )
 
 

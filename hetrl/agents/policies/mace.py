@@ -42,6 +42,7 @@ mace_gpu_buffer = HandPolicy(
     summary="everything on the GPU, tensors in OpenCL buffers; what it does not take falls back to the CPU",
     units=("cpu", "gpu"),
     propose=lambda device: _whole(device, "gpu", Memory.BUFFER),
+    memory=Memory.BUFFER,
 )
 mace_gpu_image = HandPolicy(
     id="mace_gpu_image",
@@ -51,4 +52,5 @@ mace_gpu_image = HandPolicy(
     summary="everything on the GPU, tensors in OpenCL images; what it does not take falls back to the CPU",
     units=("cpu", "gpu"),
     propose=lambda device: _whole(device, "gpu", Memory.IMAGE),
+    memory=Memory.IMAGE,
 )

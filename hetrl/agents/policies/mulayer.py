@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hetrl.agents.policies.base import HandPolicy, Proposal
+from hetrl.plan import Memory
 
 if TYPE_CHECKING:
     from hetrl.device_bridge.surrogate.device import SurrogateDevice
@@ -26,4 +27,5 @@ mulayer = HandPolicy(
     summary="every operator split over output channels at one coarse ratio, joined after each; ignores sharing costs",
     units=("cpu", "gpu"),
     propose=_propose,
+    memory=Memory.BUFFER,
 )
