@@ -210,5 +210,5 @@ def test_a_third_partys_policy_is_found_like_the_built_in_ones(plugin_folder: Pa
 def test_a_plug_in_that_cannot_be_imported_is_named(plugin_folder: Path) -> None:
     entry = "[hetrl.policies]\nbroken = no_such_module:policy\n"
     (plugin_folder / "toy_policies-1.0.dist-info" / "entry_points.txt").write_text(entry)
-    with pytest.raises(HetrlError, match="broken.*no_such_module"):
+    with pytest.raises(HetrlError, match=r"broken.*no_such_module"):
         policy_catalog()

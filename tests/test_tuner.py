@@ -82,7 +82,7 @@ def test_accuracy_budget_decides_pruning() -> None:
 def test_learning_by_itself_gets_close_and_is_deterministic(tmp_path: Path) -> None:
     result = hetrl.tune("vgg16", "d1", budget=1000, seeds=False, seed=0, out=tmp_path / "long")
     assert result.gap_to_exact is not None and 0 <= result.gap_to_exact <= 0.1
-    header, trials = read_trials(tmp_path / "long/trials.jsonl")
+    _header, trials = read_trials(tmp_path / "long/trials.jsonl")
     assert {t.by for t in trials} == {"reference", "maskable-ppo"} and len(trials) == 1000
     hetrl.tune("vgg16", "d1", budget=150, seeds=False, seed=0, out=tmp_path / "short")
     assert read_trials(tmp_path / "short/trials.jsonl")[1] == trials[:150]
