@@ -69,6 +69,27 @@ class GpuCost(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="tile
     queue_wait_ms: Quantity
 
 
+class RooflineCost(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="roofline", tag_field="form"):
+    """Parameters of `surrogate.op_time.roofline_time_ms`: one rate per family of operators, and memory traffic.
+
+    `plain` are convolutions with a window, `pointwise` 1x1 ones and products of matrices, `grouped` and `depthwise`
+    convolutions in groups. `dense_ms_per_mb` prices the weights of dense layers, `ms_per_mb` all other traffic, both
+    at four bytes per element whatever the engine's precision. Starting a run of operators
+    on the processor is the link's `sync_ms`; `launch_ms` is paid by each operator.
+    """
+
+    plain_ms_per_gmac: Quantity
+    pointwise_ms_per_gmac: Quantity
+    grouped_ms_per_gmac: Quantity
+    depthwise_ms_per_gmac: Quantity
+    ms_per_mb: Quantity
+    dense_ms_per_mb: Quantity
+    launch_ms: Quantity
+
+
+Cost = CpuCost | GpuCost | RooflineCost
+
+
 class Processor(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One (unit, engine, precision).
 
@@ -82,7 +103,7 @@ class Processor(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     precision: str
     memory: tuple[Memory, ...] = ()
     unsupported: tuple[str, ...] = ()
-    cost: CpuCost | GpuCost
+    cost: Cost
     active_w: Quantity
 
     def __post_init__(self) -> None:
@@ -97,7 +118,8 @@ class Processor(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
 class Link(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Data sharing between host memory and an accelerator's, in ms and ms per 1e6 fp32 elements.
 
-    `contention` is the share by which two processors that work side by side slow each other down.
+    `contention` is the share by which two processors that work side by side slow each other down; `splits` whether
+    the engine can share one operator between them at all.
     """
 
     host: str
@@ -107,6 +129,7 @@ class Link(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     sync_ms: Quantity
     image_ms_per_melem: Quantity
     contention: Quantity
+    splits: bool = True
 
 
 class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

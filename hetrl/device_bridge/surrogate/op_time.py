@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hetrl.device_bridge.spec import CpuCost, GpuCost
+from hetrl.device_bridge.spec import Cost, CpuCost, GpuCost, RooflineCost
 from hetrl.graph import OpKind
 
 Ints = npt.NDArray[np.int64]
@@ -172,3 +172,34 @@ def gpu_time_ms(ops: OpShapes, cost: GpuCost, *, friendly: bool) -> Floats:
         share = np.select([kernel.pointwise, convolution | kernel.depthwise], [cost.unfriendly_share_1x1.value, 1.0], 0)
         time = time * (1.0 + excess * share)
     return np.where(ops.kind == FREE, 0.0, time)
+
+
+def roofline_time_ms(ops: OpShapes, cost: RooflineCost) -> Floats:
+    """A processor whose kernels are not known: one rate per family of operators, plus traffic, plus a launch."""
+    kernel = _classes(ops)
+    pixels = ops.batch * ops.out_h * ops.out_w
+    macs = pixels * ops.out_channels * (ops.in_channels // ops.groups) * ops.kernel_h * ops.kernel_w
+    plain = kernel.winograd | kernel.stride2 | kernel.direct
+    grouped = plain & (ops.groups > 1)
+    rate = np.select(
+        [kernel.depthwise, grouped, kernel.pointwise, plain],
+        [
+            cost.depthwise_ms_per_gmac.value,
+            cost.grouped_ms_per_gmac.value,
+            cost.pointwise_ms_per_gmac.value,
+            cost.plain_ms_per_gmac.value,
+        ],
+        0.0,
+    )
+    weights = np.where(kernel.dense_row, cost.dense_ms_per_mb.value, cost.ms_per_mb.value)
+    time = rate * (macs / 1e9) + cost.ms_per_mb.value * _traffic_mb(ops) + weights * _megabytes(ops.weight_elements)
+    return np.where(ops.kind == FREE, 0.0, time + cost.launch_ms.value)
+
+
+def time_ms(ops: OpShapes, cost: Cost, *, friendly: bool = True) -> Floats:
+    """Time of each operator by whichever equation the processor has."""
+    if isinstance(cost, CpuCost):
+        return cpu_time_ms(ops, cost)
+    if isinstance(cost, GpuCost):
+        return gpu_time_ms(ops, cost, friendly=friendly)
+    return roofline_time_ms(ops, cost)

@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from hetrl.device_bridge.spec import CpuCost, Engine, Link, Processor
-from hetrl.device_bridge.surrogate.op_time import BYTES_PER_ELEMENT, KIND_CODE, OpShapes, cpu_time_ms, gpu_time_ms
+from hetrl.device_bridge.spec import Engine, GpuCost, Link, Processor
+from hetrl.device_bridge.surrogate.op_time import BYTES_PER_ELEMENT, KIND_CODE, OpShapes, time_ms
 from hetrl.device_bridge.surrogate.workload import WorkItem, Workload
 from hetrl.graph import InputRole, OpKind
 from hetrl.plan import Axis, Memory
@@ -90,6 +90,8 @@ def engine_options(engine: Engine, shares_pct: Sequence[int] = DEFAULT_SHARES_PC
     index = {processor.id: i for i, processor in enumerate(engine.processors)}
     options = [Option((i,)) for i in range(len(engine.processors))]
     for link in engine.links:
+        if not link.splits:
+            continue
         pair = (index[link.accelerator], index[link.host])
         for axis in (Axis.HEIGHT, Axis.OUTPUT_CHANNELS):
             options += [Option(pair, axis, (share, 100 - share)) for share in shares_pct]
@@ -179,11 +181,8 @@ def time_layout(layout: Layout, engine: Engine) -> Tables:
         if part is None:
             continue
         for m, memory in enumerate(MEMORIES):
-            if isinstance(processor.cost, CpuCost):
-                took = cpu_time_ms(part.shapes, processor.cost)
-            else:
-                friendly = memory is processor.cost.friendly_memory
-                took = gpu_time_ms(part.shapes, processor.cost, friendly=friendly)
+            friendly = not isinstance(processor.cost, GpuCost) or memory is processor.cost.friendly_memory
+            took = time_ms(part.shapes, processor.cost, friendly=friendly)
             time[m, part.position, part.option, part.offset, p] = took
     return Tables(**vars(layout), engine=engine, time_ms=time)
 
