@@ -52,7 +52,7 @@ def exact(space: PlanSpace, objective: Objective, condition: Condition) -> Exact
     limit = objective.max_frame_drop_rate if condition.ui is not None else None
     settings = _settings(len(space.engine.processors), limit is not None)
     for ratio in space.prune_ratios:
-        model = space.device.cost_model(ratio)
+        model = space.device.cost_model(ratio, condition=condition)
         drop_pct = predicted_accuracy_drop_pct(ratio)
         for memory in space.memories:
             hopeless: list[_Setting] = []

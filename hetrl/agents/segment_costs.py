@@ -61,7 +61,10 @@ class SegmentCosts:
         self._model = model
         self._memory = memory
         work = position_work(model, memory, window, np.inf if slice_ms is None else slice_ms, duty)
+        stall = model.tables.stall_ms
         self._work = work * (1 + model.contention)[None, :, None]
+        if stall is not None:
+            self._work = self._work + stall[MEMORIES.index(memory)]
         self._chains = chain_costs(model, self._work, memory)
         self._workload = model.tables.workload
         self.positions = len(self._workload.items)

@@ -100,7 +100,7 @@ def _on_surrogate(space: PlanSpace, device: SurrogateDevice, condition: Conditio
         where = np.flatnonzero(prune == index)
         ratio = space.prune_ratios[int(index)]
         part = _columns(batch, where)
-        answers = device.cost_model(ratio).evaluate(part, condition.ui)
+        answers = device.cost_model(ratio, condition=condition).evaluate(part, condition.ui)
         fits = np.isfinite(answers.latency_ms) & (answers.peak_memory_mb <= device.memory_limit_mb)
         ended = answers.steps.end_ms
         began = np.vstack([np.zeros((1, len(where))), ended[:-1]])

@@ -124,7 +124,7 @@ class CostModel:
                 if np.isinf(fixed[a, b]):
                     fixed[a, b] = fixed[a, HOST_HOME] + fixed[HOST_HOME, b]
                     rate[a, b] = rate[a, HOST_HOME] + rate[HOST_HOME, b]
-        return fixed, rate
+        return fixed * self.tables.transfer_factor, rate * self.tables.transfer_factor
 
     @cached_property
     def conversion_ms(self) -> Floats:
@@ -151,7 +151,7 @@ class CostModel:
                 for m, memory in enumerate(MEMORIES):
                     image = link.image_ms_per_melem.value if memory is Memory.IMAGE else 0.0
                     rate[o, m] = link.map_ms_per_melem.value + image
-        return fixed, rate
+        return fixed * self.tables.transfer_factor, rate * self.tables.transfer_factor
 
     def kernel_ms(self, processor: int, busy: Floats, window: Ints, slice_ms: Floats) -> tuple[Floats, Floats]:
         """Busy time with slicing and queue waits added, and the number of slices of each kernel.
@@ -261,7 +261,10 @@ class _Walk:
                 self.kernels.add(k, time, slices)
             self.busy[p] += time
             slowest = np.maximum(slowest, time / batch.duty[p])
-        return slowest * (1.0 + model.contention[option])
+        step = slowest * (1.0 + model.contention[option])
+        if self._tables.stall_ms is not None:
+            step = step + self._tables.stall_ms[batch.memory[k], k, option, 0]
+        return step
 
     def return_outputs(self) -> None:
         """The graph's outputs end in host memory."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import msgspec
 import numpy as np
 
 from hetrl.compress.channels import pruned
@@ -12,6 +13,7 @@ from hetrl.device_bridge.base import Device, DeviceInfo, describe_spec
 from hetrl.device_bridge.engine_check import check_engine
 from hetrl.device_bridge.spec import DeviceSpec, load_spec
 from hetrl.device_bridge.surrogate.compile import option_of, schedule_of
+from hetrl.device_bridge.surrogate.conditions import COLD, load_of, study_effects, under
 from hetrl.device_bridge.surrogate.cost_model import Answers, CostModel
 from hetrl.device_bridge.surrogate.schedule import Schedule, batch_of
 from hetrl.device_bridge.surrogate.tables import MAX_CHAIN, Option, build_tables, engine_options
@@ -27,7 +29,8 @@ RAM_SHARE = 0.5  # of a phone's memory that one app may hold before the system k
 class SurrogateDevice(Device):
     """Predicts measurements of one model on one engine set of a device file.
 
-    `evidence` is `calibrated` where the model's own measurements are in the engine's fit, else `predicted`.
+    An answer is `calibrated` for a cold device where the model's own measurements are in the engine's fit, else
+    `predicted`.
     """
 
     def __init__(self, spec: DeviceSpec, graph: OperatorGraph, engine: str | None = None) -> None:
@@ -39,9 +42,9 @@ class SurrogateDevice(Device):
         self._pruned = lru_cache(maxsize=16)(lambda ratio: pruned(graph, ratio))
         self._models = lru_cache(maxsize=32)(self._build)
 
-    @property
-    def evidence(self) -> Evidence:
-        calibrated = self.graph.structure_hash in self.engine.calibrated_models
+    def evidence(self, condition: Condition) -> Evidence:
+        """The word for what the surrogate says under a condition."""
+        calibrated = self.graph.structure_hash in self.engine.calibrated_models and load_of(condition) == COLD
         return Evidence.CALIBRATED if calibrated else Evidence.PREDICTED
 
     def describe(self) -> DeviceInfo:
@@ -56,9 +59,14 @@ class SurrogateDevice(Device):
         """Peak memory above which a plan fails."""
         return 1e3 * RAM_SHARE * self.spec.ram_gb.value
 
-    def cost_model(self, prune_ratio: float = 0.0, options: tuple[Option, ...] | None = None) -> CostModel:
+    def cost_model(
+        self,
+        prune_ratio: float = 0.0,
+        options: tuple[Option, ...] | None = None,
+        condition: Condition = COLD,
+    ) -> CostModel:
         """The cost model over the graph's own order, with the standard options or others."""
-        return self._models(prune_ratio, None, options or self.options, MAX_CHAIN)
+        return self._models(prune_ratio, None, options or self.options, MAX_CHAIN, load_of(condition))
 
     def measure(self, plan: Plan, condition: Condition) -> Measurement:
         groups = check_plan(plan, self.graph)
@@ -71,24 +79,35 @@ class SurrogateDevice(Device):
             options = (*options[: len(index)], *sorted(needed - set(options[: len(index)]), key=repr))
         chain = max(MAX_CHAIN, *(len(segment) for segment in groups))
         in_order = None if order == tuple(range(len(order))) else order
-        model = self._models(plan.compression.prune_ratio, in_order, options, chain)
+        model = self._models(plan.compression.prune_ratio, in_order, options, chain, load_of(condition))
         schedule, fallen = schedule_of(plan, self.engine, options, model.tables.workload, groups)
         answers = model.evaluate(batch_of([schedule], len(order), len(index)), condition.ui)
         if not np.isfinite(answers.latency_ms[0]):
             return Measurement.failed(
-                Failure.UNSUPPORTED, "a split leaves one of its parts without rows or channels", self.evidence
+                Failure.UNSUPPORTED,
+                "a split leaves one of its parts without rows or channels",
+                self.evidence(condition),
             )
         if answers.peak_memory_mb[0] > self.memory_limit_mb:
             return Measurement.failed(
                 Failure.OUT_OF_MEMORY, f"needs {answers.peak_memory_mb[0]:.0f} MB of {self.spec.ram_gb.value:g} GB",
-                self.evidence,
+                self.evidence(condition),
             )  # fmt: skip
         names = [f"s{number}" for number, segment in enumerate(groups) for _ in segment]
-        return self._measurement(names, model, schedule, fallen, answers)
+        answered = self._measurement(names, model, schedule, fallen, answers)
+        return msgspec.structs.replace(answered, evidence=self.evidence(condition))
 
     def _build(
-        self, prune_ratio: float, order: tuple[int, ...] | None, options: tuple[Option, ...], chain: int
+        self,
+        prune_ratio: float,
+        order: tuple[int, ...] | None,
+        options: tuple[Option, ...],
+        chain: int,
+        load: Condition,
     ) -> CostModel:
+        if load != COLD:
+            cold = self._models(prune_ratio, order, options, chain, COLD)
+            return CostModel(under(cold.tables, load, study_effects()), self.spec.idle_w.value)
         workload = workload_of(self._pruned(prune_ratio), order)
         return CostModel(build_tables(workload, self.engine, options, chain), self.spec.idle_w.value)
 
@@ -116,7 +135,7 @@ class SurrogateDevice(Device):
             for k in fallen
         )
         return Measurement(
-            evidence=self.evidence,
+            evidence=Evidence.PREDICTED,
             latency_ms=latency,
             samples_ms=(latency,),
             peak_memory_mb=float(answers.peak_memory_mb[0]),

@@ -79,10 +79,14 @@ class Tables(Layout):
     """A layout with its times on one engine set.
 
     :param time_ms: (M, n, O, L, P), busy time of each processor; inf where the option is impossible.
+    :param stall_ms: (M, n, O, 1), time in which an operator waits for the CPU to do a suspended share of it.
+    :param transfer_factor: how much longer moving data takes than on a cold device.
     """
 
     engine: Engine
     time_ms: Floats
+    stall_ms: Floats | None = None
+    transfer_factor: float = 1.0
 
 
 def engine_options(engine: Engine, shares_pct: Sequence[int] = DEFAULT_SHARES_PCT) -> tuple[Option, ...]:
