@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import msgspec
 import typer
 
 from hetrl.cli import options, output
 from hetrl.device_bridge.spec import DeviceSpec, Quantity, Source, builtin_names, load_spec
+from hetrl.errors import UsageError
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
+app = typer.Typer(add_completion=False, invoke_without_command=True, rich_markup_mode=None)
 
 
-@app.command()
-def devices(json: options.Json = False) -> None:
-    """List the devices that hetrl knows.
+@app.callback()
+def devices(context: typer.Context, json: options.Json = False) -> None:
+    """List the devices that hetrl knows, or start and check a device file of your own.
 
     The table also counts how many numbers of each device file were measured, fitted, scaled or assumed.
     """
+    if context.invoked_subcommand is not None:
+        return
     specs = [load_spec(name) for name in builtin_names()]
     if json:
         output.print_json({"devices": [describe(spec) for spec in specs]})
@@ -35,6 +40,40 @@ def devices(json: options.Json = False) -> None:
             numbers = [str(counts[source]) if first else "" for source in Source]
             table.add_row(*((spec.id, spec.phone, spec.soc) if first else ("", "", "")), name, processors, *numbers)
     output.show(table, "The last columns count each device file's numbers by where they come from.")
+
+
+@app.command()
+def init(file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write it: FILE.toml.")]) -> None:
+    """Write a commented template of a device file."""
+    from hetrl.device_bridge.template import template_toml
+
+    if file.suffix != ".toml":
+        raise UsageError(f"{file} does not end in .toml", f"hetrl devices init {file.with_suffix('.toml')}")
+    try:
+        with file.open("x", encoding="utf-8") as target:
+            target.write(template_toml())
+    except FileExistsError:
+        raise UsageError(f"{file} exists already", "give another name") from None
+    output.show(f"wrote {file}; next: hetrl devices check {shlex.quote(str(file))}")
+
+
+@app.command()
+def check(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A device file.")], json: options.Json = False
+) -> None:
+    """Say what is missing or implausible in a device file. Exits 1 if anything is."""
+    from hetrl.device_bridge.plausibility import check_spec
+
+    spec = load_spec(str(file) if file.suffix else f"./{file}")
+    findings = check_spec(spec)
+    if json:
+        output.print_json({"ok": not findings, "device": spec.id, "findings": findings})
+    else:
+        counts = ", ".join(f"{sources(spec)[source]} {source.value}" for source in Source)
+        lines = [f"{finding.field}: {finding.problem}" for finding in findings]
+        output.show(f"{file}: {spec.id} ({spec.soc}); numbers: {counts}", *(lines or ["nothing to complain about"]))
+    if findings:
+        raise typer.Exit(1)
 
 
 def describe(spec: DeviceSpec) -> dict[str, Any]:

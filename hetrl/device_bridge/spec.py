@@ -193,12 +193,13 @@ class DeviceSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 def decode_spec(data: bytes, where: str) -> DeviceSpec:
-    """Read a device file's bytes.
+    """Read a device file's bytes, JSON or (by the ending of `where`) TOML.
 
     :raises SpecError: naming the field.
     """
+    decode = msgspec.toml.decode if where.endswith(".toml") else msgspec.json.decode
     try:
-        return msgspec.json.decode(data, type=DeviceSpec)
+        return decode(data, type=DeviceSpec)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SpecError(f"{where} is no device file: {error}", "compare it with `hetrl devices --json`") from None
 
@@ -220,7 +221,7 @@ def load_spec(name_or_path: str) -> DeviceSpec:
         file = resources.files("hetrl.device_bridge") / "specs" / f"{name_or_path}.json"
         return decode_spec(file.read_bytes(), name_or_path)
     path = Path(name_or_path)
-    if path.suffix != ".json" and "/" not in name_or_path and not path.exists():
+    if path.suffix not in (".json", ".toml") and "/" not in name_or_path and not path.exists():
         raise UnknownName("device", name_or_path, builtin_names(), "hetrl devices")
     try:
         return decode_spec(path.read_bytes(), name_or_path)
