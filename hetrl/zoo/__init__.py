@@ -20,7 +20,7 @@ def names() -> tuple[str, ...]:
     return tuple(entry.name for entry in catalog())
 
 
-def build(name: str, *, seeded_weights: int | None = None) -> onnx.ModelProto:
+def build(name: str, *, seeded_weights: int | None = None, size: tuple[int, int] | None = None) -> onnx.ModelProto:
     """A built-in network as ONNX (opset 17, float32).
 
     Without weights (the default) the model is some kilobytes: its initializers have shapes and no bytes, and it can be
@@ -28,12 +28,13 @@ def build(name: str, *, seeded_weights: int | None = None) -> onnx.ModelProto:
     scaled so that activations stay near 1.
 
     :param seeded_weights: a seed of at least 0.
+    :param size: height and width of the input instead of the catalog's; a builder says which it takes.
     :raises UnknownName: no such network.
     """
     from hetrl.zoo.networks import blueprint
 
     _require(name)
-    plan = blueprint(name)
+    plan = blueprint(name, size)
     return plan.model if seeded_weights is None else plan.with_weights(seeded_weights)
 
 

@@ -11,17 +11,27 @@ from hetrl.zoo.builder import Blueprint, Builder
 
 _WIDTHS = (64, 128, 256, 512)
 # Seeded weights only: keeps the sum of shortcut and branch near the shortcut's size.
-_BRANCH, _PROJECTION = 0.5, 0.7
+_BRANCH, _PROJECTION = 0.4, 0.7
 
 
-def resnet18() -> Blueprint:
-    """Basic blocks (2, 2, 2, 2); input `data` 1x3x224x224, output `logits` 1x1000."""
-    return _resnet("resnet18", (2, 2, 2, 2), bottleneck=False)
+def resnet18(size: tuple[int, int]) -> Blueprint:
+    """Basic blocks (2, 2, 2, 2); input `data` 1x3xHxW, output `logits` 1x1000."""
+    return _resnet("resnet18", size, (2, 2, 2, 2), bottleneck=False)
 
 
-def _resnet(name: str, depths: tuple[int, int, int, int], *, bottleneck: bool) -> Blueprint:
+def resnet34(size: tuple[int, int]) -> Blueprint:
+    """Basic blocks (3, 4, 6, 3); input `data` 1x3xHxW, output `logits` 1x1000."""
+    return _resnet("resnet34", size, (3, 4, 6, 3), bottleneck=False)
+
+
+def resnet50(size: tuple[int, int]) -> Blueprint:
+    """Bottlenecks (3, 4, 6, 3); input `data` 1x3xHxW, output `logits` 1x1000."""
+    return _resnet("resnet50", size, (3, 4, 6, 3), bottleneck=True)
+
+
+def _resnet(name: str, size: tuple[int, int], depths: tuple[int, int, int, int], *, bottleneck: bool) -> Blueprint:
     net = Builder(name)
-    x = net.input("data", (1, 3, 224, 224))
+    x = net.input("data", (1, 3, *size))
     x = net.conv(x, "conv1", 64, 7, stride=2, bias=False)
     x = net.activation(net.batch_norm(x, "bn1"), "relu1")
     x = net.max_pool(x, "pool1", 3, 2, pad=1)

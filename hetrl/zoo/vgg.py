@@ -10,10 +10,10 @@ _STAGES_16 = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
 _AFTER_POOL = 0.63
 
 
-def vgg16() -> Blueprint:
-    """13 convolutions of 3x3, 5 pools, 3 dense layers; input `data` 1x3x224x224, output `logits` 1x1000."""
+def vgg16(size: tuple[int, int]) -> Blueprint:
+    """13 convolutions of 3x3, 5 pools, 3 dense layers; input `data` 1x3xHxW (at least 32), output `logits` 1x1000."""
     net = Builder("vgg16")
-    x = net.input("data", (1, 3, 224, 224))
+    x = net.input("data", (1, 3, *size))
     for stage, (depth, channels) in enumerate(_STAGES_16, 1):
         for layer in range(1, depth + 1):
             gain = _AFTER_POOL if layer == 1 and stage > 1 else 1.0
