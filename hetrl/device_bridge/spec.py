@@ -73,9 +73,11 @@ class RooflineCost(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=
     """Parameters of `surrogate.op_time.roofline_time_ms`: one rate per family of operators, and memory traffic.
 
     `plain` are convolutions with a window, `pointwise` 1x1 ones and products of matrices, `grouped` and `depthwise`
-    convolutions in groups. `dense_ms_per_mb` prices the weights of dense layers, `ms_per_mb` all other traffic, both
-    at four bytes per element whatever the engine's precision. Starting a run of operators
-    on the processor is the link's `sync_ms`; `launch_ms` is paid by each operator.
+    convolutions in groups. `dense_ms_per_mb` prices the weights of dense layers, `unfold_ms_per_mb` the unfolded input
+    of `plain` convolutions (every element once for each place of the window), `spill_ms_per_mb` what an operator's
+    activations have beyond `SPILL_ABOVE_MB`, on top of `ms_per_mb`, which prices all other traffic; all at four bytes
+    per element whatever the engine's precision. Starting a run of operators on the processor is the link's `sync_ms`;
+    `launch_ms` is paid by each operator.
     """
 
     plain_ms_per_gmac: Quantity
@@ -84,6 +86,8 @@ class RooflineCost(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=
     depthwise_ms_per_gmac: Quantity
     ms_per_mb: Quantity
     dense_ms_per_mb: Quantity
+    unfold_ms_per_mb: Quantity
+    spill_ms_per_mb: Quantity
     launch_ms: Quantity
 
 

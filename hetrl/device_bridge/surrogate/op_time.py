@@ -21,6 +21,7 @@ Floats = npt.NDArray[np.float64]
 KINDS = tuple(OpKind)
 KIND_CODE = {kind: code for code, kind in enumerate(KINDS)}
 BYTES_PER_ELEMENT = 4  # the fits are of fp32 engines
+SPILL_ABOVE_MB = 4.0  # a million elements: what a Hexagon's second-level cache holds in int8
 FREE = KIND_CODE[OpKind.VIEW]
 _CONV, _TRANSPOSED, _GEMM, _MATMUL = (
     KIND_CODE[k] for k in (OpKind.CONV, OpKind.CONV_TRANSPOSE, OpKind.GEMM, OpKind.MATMUL)
@@ -192,7 +193,11 @@ def roofline_time_ms(ops: OpShapes, cost: RooflineCost) -> Floats:
         0.0,
     )
     weights = np.where(kernel.dense_row, cost.dense_ms_per_mb.value, cost.ms_per_mb.value)
+    window = pixels * ops.in_channels * ops.kernel_h * ops.kernel_w
+    unfolded = np.where(plain & ~grouped, _megabytes(window.astype(np.float64)), 0.0)
     time = rate * (macs / 1e9) + cost.ms_per_mb.value * _traffic_mb(ops) + weights * _megabytes(ops.weight_elements)
+    spilled = np.maximum(_traffic_mb(ops) - SPILL_ABOVE_MB, 0.0)
+    time = time + cost.unfold_ms_per_mb.value * unfolded + cost.spill_ms_per_mb.value * spilled
     return np.where(ops.kind == FREE, 0.0, time + cost.launch_ms.value)
 
 
