@@ -41,7 +41,7 @@ class Problem(Setting):
             limit = self.objective.max_frame_drop_rate
             if limit is None:
                 raise Infeasible(
-                    f"no plan was found that fits into {self.planner.memory_limit_mb:.0f} MB, half of the phone's memory",
+                    f"no plan was found that fits into {self.planner.memory_limit_mb:.0f} MB, half of the memory",
                     "choose a smaller model or input",
                 )
             raise Infeasible(
