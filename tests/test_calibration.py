@@ -185,7 +185,7 @@ MALFORMED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "a word for a number": (lambda r: r["idle_w"].update(value="much"), "idle_w"),
     "an unknown source": (lambda r: r["ram_gb"].update(source="guessed"), "ram_gb"),
     "an unknown cost model": (lambda r: _engine(r)["processors"][1]["cost"].update(form="magic"), "magic"),
-    "no processor": (lambda r: _engine(r).update(processors=[]), "at least one processor"),
+    "no processor": (lambda r: _engine(r).update(processors=[]), "1 to 6 processors"),
     "a processor twice": (lambda r: _engine(r)["processors"].append(_engine(r)["processors"][1]), "once"),
     "a processor of another engine": (lambda r: _engine(r)["processors"][1].update(engine="ncnn"), "another engine"),
     "a name that no plan can have": (lambda r: _engine(r)["processors"][1].update(unit="The GPU"), "The GPU"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import msgspec
 import numpy as np
 
 from hetrl.compress.channels import pruned
@@ -18,7 +19,7 @@ from hetrl.device_bridge.surrogate.tables import MAX_CHAIN, Option, build_tables
 from hetrl.device_bridge.surrogate.workload import workload_of
 from hetrl.graph import OperatorGraph
 from hetrl.measurement import Failure, Fallback, Measurement, SegmentTiming, Utilization
-from hetrl.plan import Evidence, Plan
+from hetrl.plan import Axis, Evidence, Plan
 from hetrl.plan_check import check_plan
 
 RAM_SHARE = 0.5  # of a phone's memory that one app may hold before the system kills it (assumed)
@@ -27,7 +28,7 @@ RAM_SHARE = 0.5  # of a phone's memory that one app may hold before the system k
 class SurrogateDevice(Device):
     """Predicts measurements of one model on one engine set of a device file.
 
-    `evidence` is `calibrated` where the model's own measurements are in the engine's fit, else `predicted`.
+    An answer is `calibrated` where the model's own measurements are in the engine's fit, else `predicted`.
     """
 
     def __init__(self, spec: DeviceSpec, graph: OperatorGraph, engine: str | None = None) -> None:
@@ -39,9 +40,9 @@ class SurrogateDevice(Device):
         self._pruned = lru_cache(maxsize=16)(lambda ratio: pruned(graph, ratio))
         self._models = lru_cache(maxsize=32)(self._build)
 
-    @property
-    def evidence(self) -> Evidence:
-        calibrated = self.graph.structure_hash in self.engine.calibrated_models
+    def evidence(self, plan: Plan) -> Evidence:
+        """The word for what the surrogate says of a plan; a pruned model is none of those that were measured."""
+        calibrated = self.graph.structure_hash in self.engine.calibrated_models and not plan.compression.prune_ratio
         return Evidence.CALIBRATED if calibrated else Evidence.PREDICTED
 
     def describe(self) -> DeviceInfo:
@@ -69,22 +70,25 @@ class SurrogateDevice(Device):
         options = self.options
         if not needed <= set(options):
             options = (*options[: len(index)], *sorted(needed - set(options[: len(index)]), key=repr))
-        chain = max(MAX_CHAIN, *(len(segment) for segment in groups))
+        split = [len(g) for g, s in zip(groups, plan.segments, strict=True) if s.axis is Axis.HEIGHT]
+        chain = max([MAX_CHAIN, *split])
         in_order = None if order == tuple(range(len(order))) else order
         model = self._models(plan.compression.prune_ratio, in_order, options, chain)
         schedule, fallen = schedule_of(plan, self.engine, options, model.tables.workload, groups)
         answers = model.evaluate(batch_of([schedule], len(order), len(index)), condition.ui)
         if not np.isfinite(answers.latency_ms[0]):
             return Measurement.failed(
-                Failure.UNSUPPORTED, "a split leaves one of its parts without rows or channels", self.evidence
+                Failure.UNSUPPORTED, "a split leaves one of its parts without rows or channels", self.evidence(plan)
             )
         if answers.peak_memory_mb[0] > self.memory_limit_mb:
             return Measurement.failed(
-                Failure.OUT_OF_MEMORY, f"needs {answers.peak_memory_mb[0]:.0f} MB of {self.spec.ram_gb.value:g} GB",
-                self.evidence,
-            )  # fmt: skip
+                Failure.OUT_OF_MEMORY,
+                f"needs {answers.peak_memory_mb[0]:.0f} MB, an app gets {self.memory_limit_mb:.0f} MB",
+                self.evidence(plan),
+            )
         names = [f"s{number}" for number, segment in enumerate(groups) for _ in segment]
-        return self._measurement(names, model, schedule, fallen, answers)
+        answered = self._measurement(names, model, schedule, fallen, answers)
+        return msgspec.structs.replace(answered, evidence=self.evidence(plan))
 
     def _build(
         self, prune_ratio: float, order: tuple[int, ...] | None, options: tuple[Option, ...], chain: int
@@ -116,7 +120,7 @@ class SurrogateDevice(Device):
             for k in fallen
         )
         return Measurement(
-            evidence=self.evidence,
+            evidence=Evidence.PREDICTED,
             latency_ms=latency,
             samples_ms=(latency,),
             peak_memory_mb=float(answers.peak_memory_mb[0]),
