@@ -71,6 +71,7 @@ def tune(
         seeds=seeds,
         hetrl=hetrl.__version__,
     )
+    problem.reference_ms  # noqa: B018 - whatever cannot be tuned fails before a folder is made
     folder = None
     if resume is not None:
         folder = RunFolder.open(Path(resume))

@@ -238,6 +238,8 @@ def decode_plan(data: bytes, source: str = "plan") -> Plan:
 
     :raises PlanError: malformed JSON, unknown or missing fields, a broken invariant.
     """
+    if not data.strip():
+        raise PlanError(source, "is empty", "`hetrl train` writes a plan")
     try:
         return msgspec.json.decode(data, type=Plan)
     except PlanError:

@@ -35,13 +35,13 @@ def check_plan(plan: Plan, graph: OperatorGraph) -> tuple[tuple[int, ...], ...]:
     for index, groups in enumerate(segments):
         where = f"segments[{index}]"
         members = set(groups)
+        if not graph.is_convex(members):
+            raise PlanError(f"{where}.nodes", "is not convex: a path between two of its operators leaves it")
         for group in groups:
             late = [p for p in graph.predecessors[group] if p not in done and p not in members]
             if late:
                 reader, read = graph.group_node_ids(group)[0], graph.group_node_ids(late[0])[-1]
                 raise PlanError(f"{where}.nodes", f"{reader!r} reads {read!r} of a later segment")
-        if not graph.is_convex(members):
-            raise PlanError(f"{where}.nodes", "is not convex: a path between two of its operators leaves it")
         _check_split(plan, graph, index, groups)
         done |= members
     return segments

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 import msgspec
@@ -66,7 +66,7 @@ def latency_ms(device: SurrogateDevice, plan: Plan) -> float:
     return measured(device, plan).latency_ms or 0.0
 
 
-def with_cost(processor: int, *, spec: DeviceSpec = D1, **factors: float) -> DeviceSpec:
+def with_cost(processor: int, factors: Mapping[str, float], spec: DeviceSpec = D1) -> DeviceSpec:
     """A device with some cost parameters of one processor multiplied."""
     engine = spec.engine()
     old = engine.processors[processor]

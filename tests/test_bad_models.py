@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -250,3 +252,27 @@ def test_errors_are_hetrl_errors_for_random_bytes(tmp_path: Path) -> None:
             load_graph(path)
         except HetrlError as error:
             assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    "body", ["big = ConstantOfShape <value = float[1] {0}> (n)", "big = Cast <to = 1> (wide)\n wide = Range(z, n0, o)"]
+)
+def test_a_small_file_cannot_ask_for_all_memory(body: str, tmp_path: Path) -> None:
+    """Shapes are inferred without building what the model would build."""
+    lines = "\n".join(reversed(body.split("\n ")))
+    text = f"""
+    <ir_version: 8, opset_import: ["" : 17]>
+    bomb (float[1] x) => (float[m] y)
+    <int64[1] n = {{1099511627776}}, int64 n0 = {{8589934592}}, int64 z = {{0}}, int64 o = {{1}}>
+    {{ {lines}
+      y = Add(x, big) }}
+    """
+    path = tmp_path / "bomb.onnx"
+    onnx.save(onnx.parser.parse_model(text), path)
+    limit = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (8 << 30, limit[1]))
+    try:
+        graph = load_graph(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limit)
+    assert graph.tensor_by_name["y"].elements >= 1 << 33

@@ -348,7 +348,7 @@ def test_plan_show(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     ("content", "told"),
     [
         (None, "p.json: cannot be read"),
-        (b"", "p.json: is no JSON"),
+        (b"", "p.json: is empty"),
         (b"\xff\xfe", "p.json"),
         (b"[" * 100_000, "p.json: expected `object`"),
         (b"{}", "missing required field"),

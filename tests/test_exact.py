@@ -31,7 +31,7 @@ from hetrl.zoo.resolve import resolve_model
 from tests.surrogate_help import COLD, D1, measured, with_cost
 
 FASTEST = Objective()
-SLOW = with_cost(0, spec=with_cost(1, ms_per_gmac=40.0), ms_per_gmac=80.0)  # small models make its screen wait
+SLOW = with_cost(0, {"ms_per_gmac": 80.0}, with_cost(1, {"ms_per_gmac": 40.0}))  # small models make its screen wait
 INTRA_OP = GRANULARITIES.index(Granularity.INTRA_OP)
 BATCH = 4096
 

@@ -61,7 +61,7 @@ def test_dropped_frames_are_those_of_a_simulation(
 @settings(max_examples=25)
 def test_a_wider_window_drops_no_fewer_frames_and_short_slices_none(seed: int, window: int, slice_ms: float) -> None:
     device = SurrogateDevice(
-        with_cost(1, ms_per_gmac=200.0, queue_wait_ms=0.0), random_graph(seed, 1 + seed % 9, unsupported=False)
+        with_cost(1, {"ms_per_gmac": 200.0, "queue_wait_ms": 0.0}), random_graph(seed, 1 + seed % 9, unsupported=False)
     )
     everything = (Placed(0, len(device.graph.groups) - 1, 1, Memory.BUFFER),)
 

@@ -82,7 +82,7 @@ def test_a_batch_gives_each_member_what_it_gets_alone(seed: int) -> None:
 @few
 def test_a_slower_processor_makes_no_plan_faster(seed: int, processor: int, name: str, factor: float) -> None:
     space, _, batch = plans_of(seed)
-    slower = latencies(with_cost(processor, **{name: factor}), space, batch)
+    slower = latencies(with_cost(processor, {name: factor}), space, batch)
     assert (slower >= latencies(D1, space, batch)).all()
 
 

@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+import onnx
+import onnx.parser
 import pytest
 import torch
 
@@ -17,12 +19,12 @@ import hetrl
 from hetrl import plugins
 from hetrl.agents.base import AgentRun
 from hetrl.agents.problem import Problem
-from hetrl.agents.trials import read_trials
+from hetrl.agents.trials import TrialLog, read_trials
 from hetrl.agents.tuner import Search, run_search
 from hetrl.condition import Condition
 from hetrl.device_bridge.base import MockDevice
 from hetrl.device_bridge.registry import open_device
-from hetrl.errors import Infeasible, RunError
+from hetrl.errors import Infeasible, RunError, UsageError
 from hetrl.measurement import Failure, Measurement
 from hetrl.objective import Objective
 from hetrl.plan import Plan, load_plan
@@ -197,3 +199,49 @@ def test_agent_of_a_third_party(monkeypatch: pytest.MonkeyPatch) -> None:
     result = run_search(problem, Search("one-plan", 10, 0, seeds=False), None, None, Silent())
     assert result.plan.made_by is not None and result.plan.made_by.search == "one-plan"
     assert result.evaluations == 2  # the reference and one plan
+
+
+def test_resume_never_forgets_what_was_measured(tmp_path: Path) -> None:
+    hetrl.tune("resnet18", "d1", budget=9, out=tmp_path / "run")
+    before = {file.name: file.read_bytes() for file in (tmp_path / "run").iterdir() if file.is_file()}
+    with pytest.raises(UsageError, match="already holds 9 evaluations"):
+        hetrl.tune("resnet18", "d1", budget=3, resume=tmp_path / "run")
+    with (
+        TrialLog(tmp_path / "run/trials.jsonl", read_trials(tmp_path / "run/trials.jsonl")[0], append=True),
+        pytest.raises(RunError, match="another hetrl is writing"),
+    ):
+        hetrl.tune("resnet18", "d1", budget=12, resume=tmp_path / "run")
+    assert {file.name: file.read_bytes() for file in (tmp_path / "run").iterdir() if file.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"decisions":[0,', b'"decisions":[999,'),
+        (b'"decisions":[0,', b'"decisions":['),
+        (b'"segments_ms":[', b'"segments_ms":[1.0,'),
+        (b'"latency_ms":', b'"latency_ms":-'),
+        (b'"by":"exact"', b'"by":"\xff\xfe"'),
+    ],
+)
+def test_edited_trials_are_one_clear_error(old: bytes, new: bytes, tmp_path: Path) -> None:
+    hetrl.tune("resnet18", "d1", budget=3, out=tmp_path / "run")
+    trials = tmp_path / "run/trials.jsonl"
+    assert old in trials.read_bytes()
+    trials.write_bytes(trials.read_bytes().replace(old, new, 1))
+    with pytest.raises(RunError, match="damaged"):
+        hetrl.tune("resnet18", "d1", budget=5, resume=tmp_path / "run")
+
+
+def test_a_model_without_work_leaves_no_folder(tmp_path: Path) -> None:
+    path = tmp_path / "nothing.onnx"
+    onnx.save(onnx.parser.parse_model(NOTHING), path)
+    with pytest.raises(UsageError, match="to place"):
+        hetrl.tune(str(path), "d1", budget=5, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+NOTHING = """
+<ir_version: 8, opset_import: ["" : 17]>
+nothing (float[1,4] x) => (float[1,4] y) { y = Identity(x) }
+"""

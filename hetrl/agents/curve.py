@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from hetrl.agents.ledger import Ledger
@@ -22,10 +23,10 @@ def curve_of(ledger: Ledger) -> list[tuple[Trial, float]]:
 
 def write_tensorboard(folder: Path, curve: Sequence[tuple[Trial, float]]) -> None:
     """Scalars for TensorBoard, where the extra `tensorboard` is installed; otherwise the CSV is all there is."""
-    try:
-        from torch.utils.tensorboard.writer import SummaryWriter
-    except ImportError:
+    if find_spec("tensorboard") is None:
         return
+    from torch.utils.tensorboard.writer import SummaryWriter
+
     with SummaryWriter(str(folder / "tensorboard")) as writer:
         for trial, best in curve:
             if math.isfinite(best):

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hetrl.accuracy import predicted_accuracy_drop_pct
-from hetrl.agents.segment_costs import SegmentCosts, State
+from hetrl.agents.segment_costs import Bools, SegmentCosts, State
 from hetrl.condition import Condition
 from hetrl.device_bridge.surrogate.cost_model import CostModel
 from hetrl.device_bridge.surrogate.schedule import Placed, Schedule, batch_of
@@ -59,7 +59,7 @@ def exact(space: PlanSpace, objective: Objective, condition: Condition) -> Exact
             for setting in settings:
                 if any(setting.no_faster_than(other) for other in hopeless):
                     continue
-                solved = _solve(model, memory, setting)
+                solved = _solve(model, memory, setting, space.possible)
                 if solved.bound_ms >= best.latency_ms:
                     hopeless.append(setting)  # nor does it lower the bound below what is known
                     continue
@@ -127,8 +127,8 @@ class _Node:
     placed: Placed | None
 
 
-def _solve(model: CostModel, memory: Memory, setting: _Setting) -> _Solved:
-    segments = SegmentCosts(model, memory, setting.window, setting.slice_ms, setting.duty)
+def _solve(model: CostModel, memory: Memory, setting: _Setting, possible: Bools) -> _Solved:
+    segments = SegmentCosts(model, memory, setting.window, setting.slice_ms, setting.duty, possible)
     n = segments.positions
     layers: list[dict[State, _Node]] = [{} for _ in range(n + 1)]
     layers[0][segments.first_state()] = _Node(0.0, (), None)

@@ -12,7 +12,7 @@ from hetrl.agents.trials import Trial, TrialLog
 from hetrl.condition import Condition
 from hetrl.device_bridge.base import Device
 from hetrl.envs.evaluate import Outcomes, evaluate, of_measurements
-from hetrl.envs.space import PlanSpace
+from hetrl.envs.space import GRANULARITIES, Granularity, PlanSpace
 from hetrl.objective import Objective
 from hetrl.plan import MadeBy, Plan
 
@@ -113,7 +113,8 @@ class Ledger:
                 decisions = tuple(int(d) for d in same[:, b])
                 outcome = answers.at(place[b])
                 ends = self.space.segment_ends(same[:, b])
-                took = tuple(round(float(t), 6) for t in answers.segment_ms[place[b], ends] if not np.isnan(t))
+                spent = answers.segment_ms[place[b], ends]
+                took = () if np.isnan(spent).any() else tuple(round(float(t), 6) for t in spent)
                 trial = Trial.of(self.evaluations, by, outcome, key=key, decisions=decisions, segments_ms=took)
                 self._add(trial, new=True)
         if fresh:
@@ -165,3 +166,17 @@ class Ledger:
 def column_key(decisions: Ints) -> str:
     """Name of one canonical column of decisions."""
     return "d" + ".".join(str(int(d)) for d in decisions)
+
+
+def is_sound(trial: Trial, space: PlanSpace) -> bool:
+    """Whether a trial read from a file is one that a ledger over this space may have written."""
+    if trial.latency_ms is not None and not (np.isfinite(trial.latency_ms) and trial.latency_ms > 0):
+        return False
+    if trial.decisions is None:
+        return trial.plan is not None and trial.key == trial.plan.key and not trial.segments_ms
+    taken = np.array(trial.decisions, dtype=np.int64)
+    placed = taken.copy()
+    placed[:1] = GRANULARITIES.index(Granularity.INTRA_OP)  # the canonical form leaves it out
+    if trial.plan is not None or not space.is_legal(placed) or trial.key != column_key(taken):
+        return False
+    return len(trial.segments_ms) in (0, len(space.segment_ends(taken)))

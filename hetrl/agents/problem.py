@@ -38,9 +38,14 @@ class Problem(Setting):
         """
         found = self.optimum
         if found.schedule is None:
+            limit = self.objective.max_frame_drop_rate
+            if limit is None:
+                raise Infeasible(
+                    f"no plan was found that fits into {self.planner.memory_limit_mb:.0f} MB, half of the memory",
+                    "choose a smaller model or input",
+                )
             raise Infeasible(
-                f"no plan was found that keeps the frame drops of {self.condition} at most "
-                f"{100 * (self.objective.max_frame_drop_rate or 0):g} %",
+                f"no plan was found that keeps the frame drops of {self.condition} at most {100 * limit:g} %",
                 "raise --max-frame-drop, or give the UI less work (--condition cold,ui=60hz:4ms)",
             )
         return plan_of(

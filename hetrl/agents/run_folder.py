@@ -7,6 +7,7 @@ import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import msgspec
 
@@ -57,8 +58,10 @@ class RunFolder:
             raise RunError(f"{path} holds a run already", f"continue it with --resume {path}, or give another --out")
         try:
             path.mkdir(parents=True, exist_ok=True)
+            with TemporaryFile(dir=path):
+                pass  # a folder that nothing can be written into is found out now
         except OSError as error:
-            raise RunError(f"{path} cannot be made ({error.strerror})", "give another --out") from None
+            raise RunError(f"{path} cannot be written into ({error.strerror})", "give another --out") from None
         return RunFolder(path)
 
     @staticmethod

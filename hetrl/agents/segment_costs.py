@@ -19,6 +19,7 @@ from hetrl.device_bridge.surrogate.tables import MEMORIES
 from hetrl.plan import Axis, Memory
 
 Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
 State = tuple[int, ...]
 
 
@@ -53,11 +54,21 @@ class Move:
 
 
 class SegmentCosts:
-    """Segments of one model in one memory type, under fixed caps, window and slicing."""
+    """Segments of one model in one memory type, under fixed caps, window and slicing.
+
+    :param possible: (n, O) which options a plan may choose for which group.
+    """
 
     def __init__(
-        self, model: CostModel, memory: Memory, window: int, slice_ms: float | None, duty: tuple[float, ...]
+        self,
+        model: CostModel,
+        memory: Memory,
+        window: int,
+        slice_ms: float | None,
+        duty: tuple[float, ...],
+        possible: Bools,
     ) -> None:
+        self._possible = possible
         self._model = model
         self._memory = memory
         work = position_work(model, memory, window, np.inf if slice_ms is None else slice_ms, duty)
@@ -108,7 +119,7 @@ class SegmentCosts:
         fixed, rate = (a[:, m] for a in self._model.share_rates)
         leaves = max(self._workload.last_use[t] for t in self._workload.items[start].writes) > start
         for o, option in enumerate(tables.options):
-            if not tables.possible[start, o] or option.axis is Axis.HEIGHT:
+            if not self._possible[start, o] or option.axis is Axis.HEIGHT:
                 continue
             cost = float(self._work[start, o, 0])
             if option.split:
@@ -119,7 +130,7 @@ class SegmentCosts:
         total = chains.work_ms[start] + chains.share_ms[start] + chains.tail_ms[start]
         for offset in range(min(total.shape[0], self.positions - start)):
             for s, o in enumerate(chains.options):
-                if np.isfinite(total[offset, s]):
+                if np.isfinite(total[offset, s]) and self._possible[start : start + offset + 1, o].all():
                     placed = Placed(start, start + offset, int(o), self._memory)
                     self._offer(best, Step(placed, float(total[offset, s])))
         return tuple((step, self._move(start, end, home)) for (end, home), step in best.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from types import TracebackType
 
 import msgspec
 
-from hetrl.errors import RunError
+from hetrl.errors import PlanError, RunError
 from hetrl.plan import Plan
 
 SCHEMA = "hetrl.trials/1"
@@ -99,10 +100,15 @@ class TrialLog:
 
     def __init__(self, path: Path, header: Header, *, append: bool) -> None:
         self._encoder = msgspec.json.Encoder()
+        self._file = path.open("ab", buffering=0)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._file.close()
+            raise RunError(f"another hetrl is writing {path}", "wait for it, or give another --out") from None
         if append:
             drop_torn_line(path)
-        self._file = path.open("ab" if append else "xb", buffering=0)
-        if not append:
+        else:
             self._file.write(self._encoder.encode(header) + b"\n")
 
     def append(self, trial: Trial) -> None:
@@ -145,5 +151,5 @@ def read_trials(path: Path) -> tuple[Header, list[Trial]]:
         header = msgspec.json.decode(lines[0], type=Header)
         decoder = msgspec.json.Decoder(Trial)
         return header, [decoder.decode(line) for line in lines[1:]]
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, PlanError) as error:
         raise RunError(f"{path} is damaged ({error})", "start the run anew without --resume") from None

@@ -13,7 +13,7 @@ import hetrl
 from hetrl import plugins
 from hetrl.agents.base import Agent, AgentRun
 from hetrl.agents.curve import curve_of, write_tensorboard
-from hetrl.agents.ledger import Ledger
+from hetrl.agents.ledger import Ledger, is_sound
 from hetrl.agents.problem import Problem
 from hetrl.agents.rows import expected_of, measured_row
 from hetrl.agents.run_folder import Config, RunFolder
@@ -58,14 +58,16 @@ def run_search(
     :raises Infeasible: no evaluated plan keeps the budgets.
     """
     begin = time.monotonic()
+    # Imported here: an interrupt in the middle of importing torch must not reach what comes after the search.
+    agent = cast(Agent, plugins.load(AGENTS, search.agent, "agent", "hetrl train --help"))
     known: list[Trial] = []
     log = None
     if folder is not None and config is not None:
-        folder.write_config(config)
         resumed = folder.trials.exists()
         if resumed:
-            known = _earlier(problem, folder)
+            known = _earlier(problem, folder, search.budget)
         log = TrialLog(folder.trials, problem.header(), append=resumed)
+        folder.write_config(config)
     ledger = Ledger(
         problem.space,
         problem.device,
@@ -82,7 +84,6 @@ def run_search(
     try:
         _evaluate_seeds(problem, search, ledger)
         if not ledger.exhausted:
-            agent = cast(Agent, plugins.load(AGENTS, search.agent, "agent", "hetrl train --help"))
             agent(run)
     except KeyboardInterrupt:
         interrupted = True
@@ -102,12 +103,20 @@ def run_search(
     return result
 
 
-def _earlier(problem: Problem, folder: RunFolder) -> list[Trial]:
+def _earlier(problem: Problem, folder: RunFolder, budget: int) -> list[Trial]:
+    """The trials of a run that goes on; each must be one that this run could have written."""
     header, trials = read_trials(folder.trials)
     if header != problem.header():
         raise RunError(
             f"{folder.path} is a run of another model, device file or condition", "start a new run with another --out"
         )
+    if len(trials) > budget:
+        raise UsageError(
+            f"{folder.path} already holds {len(trials)} evaluations", f"give --budget {len(trials)} or more"
+        )
+    for trial in trials:
+        if not is_sound(trial, problem.space):
+            raise RunError(f"{folder.trials} is damaged (evaluation {trial.n})", "start the run anew without --resume")
     return trials
 
 

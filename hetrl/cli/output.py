@@ -18,6 +18,8 @@ PIPE_WIDTH = 10_000  # as good as endless
 
 def write(text: str) -> None:
     """Print text. A reader that has gone away (`| head`) is no error."""
+    if sys.stdout is None:  # closed by whoever started us
+        return
     encoding = sys.stdout.encoding or "utf-8"
     try:
         sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
@@ -39,7 +41,7 @@ def show(*renderables: RenderableType) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    terminal = sys.stdout.isatty()
+    terminal = sys.stdout is not None and sys.stdout.isatty()
     console = Console(
         file=io.StringIO(),
         force_terminal=terminal,

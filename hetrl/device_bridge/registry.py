@@ -11,6 +11,7 @@ from typing import cast
 
 from hetrl import plugins
 from hetrl.device_bridge.base import Device
+from hetrl.errors import UsageError
 from hetrl.graph import OperatorGraph
 
 GROUP = "hetrl.devices"
@@ -25,6 +26,8 @@ def open_device(address: str, graph: OperatorGraph, engine: str | None = None) -
     :raises SpecError: a device file that is malformed.
     :raises DeviceFailed: the device does not answer.
     """
+    if not address:
+        raise UsageError("no device is named", "`hetrl devices` lists them")
     scheme, colon, rest = address.partition(":")
     if not colon or scheme not in plugins.names(GROUP):
         scheme, rest = DEFAULT_SCHEME, address

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from enum import StrEnum
 from functools import cache
 from importlib import resources
@@ -14,6 +13,8 @@ from hetrl.errors import SpecError, UnknownName
 from hetrl.plan import PROCESSOR_ID, Memory
 
 SCHEMA = "hetrl.device/1"
+LARGEST = 1e9  # of any number in a device file
+MAX_PROCESSORS = 6  # of one engine set; the cost model keeps a number for every set of their memories
 
 
 class Source(StrEnum):
@@ -33,8 +34,8 @@ class Quantity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     note: str = ""
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.value) or self.value < 0:
-            raise ValueError(f"{self.value} is negative or not finite")
+        if not 0 <= self.value <= LARGEST:
+            raise ValueError(f"{self.value} is not in 0 to {LARGEST:g}")
 
 
 class CpuCost(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="winograd_cpu", tag_field="form"):
@@ -169,8 +170,8 @@ class DeviceSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             raise ValueError(f"default_engine {self.default_engine!r} is not among the engines {sorted(self.engines)}")
         for name, engine in self.engines.items():
             ids = [p.id for p in engine.processors]
-            if not ids or len(set(ids)) != len(ids):
-                raise ValueError(f"engine {name!r} must name at least one processor, each once")
+            if not 1 <= len(ids) <= MAX_PROCESSORS or len(set(ids)) != len(ids):
+                raise ValueError(f"engine {name!r} must name 1 to {MAX_PROCESSORS} processors, each once")
             if any(p.engine != name for p in engine.processors):
                 raise ValueError(f"engine {name!r} holds a processor of another engine")
             if not any(p.unit == "cpu" for p in engine.processors):
@@ -190,7 +191,7 @@ class DeviceSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
         :raises UnknownName: the device has none of that name.
         """
-        name = name or self.default_engine
+        name = self.default_engine if name is None else name
         if name not in self.engines:
             raise UnknownName("engine", name, self.engines, "hetrl devices")
         return self.engines[name]

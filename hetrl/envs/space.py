@@ -242,12 +242,15 @@ class PlanSpace:
             SLICES_MS.index(schedule.slice_ms),
             *(DUTIES.index(d) for d in duty),
         ]
-        return self._legal(np.array(head + codes, dtype=np.int64))
+        taken = np.array(head + codes, dtype=np.int64)
+        return taken if self.is_legal(taken) else None
 
-    def _legal(self, taken: Ints) -> Ints | None:
+    def is_legal(self, taken: Ints) -> bool:
+        """Whether these are complete decisions (length,), each of them legal."""
+        if len(taken) != self.length or taken.min() < 0 or taken.max() >= self.width:
+            return False
         column = taken[:, None]
-        legal = all(self.mask(step, column)[taken[step], 0] for step in range(self.length))
-        return taken if legal else None
+        return all(self.mask(step, column)[taken[step], 0] for step in range(self.length))
 
 
 def _current(codes: Sequence[int]) -> int:

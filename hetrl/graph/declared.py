@@ -137,6 +137,8 @@ def _example(shape: tuple[int | None, ...] | None) -> tuple[int, ...]:
 def constant(tensor: onnx.TensorProto, name: str | None = None) -> Operand:
     """An initializer as an operand; its bytes follow from its dims, none are read."""
     shape, dtype = tuple(tensor.dims), dtype_name(tensor.data_type)
+    if min(shape, default=0) < 0:
+        raise ModelError(f"constant {tensor.name!r} has the impossible shape {'x'.join(map(str, shape))}")
     size = 1
     for dim in shape:
         size *= dim

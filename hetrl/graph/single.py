@@ -46,7 +46,9 @@ class Opsets(msgspec.Struct, frozen=True):
         :raises Exception: onnx's own, where the operands contradict the operator.
         """
         model = self._model(node, operands, values)
-        inferred = shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
+        # Propagating data makes onnx build shape constants in memory, whatever size the model asks for.
+        small = all(operand.elements <= SMALL for operand in operands)
+        inferred = shape_inference.infer_shapes(model, strict_mode=True, data_prop=small)
         return {info.name: declared(info.type, {}) for info in inferred.graph.output if info.type.WhichOneof("value")}
 
     def evaluate(self, node: onnx.NodeProto, operands: Sequence[Operand], values: Mapping[str, Array]) -> list[Array]:

@@ -127,8 +127,9 @@ def result_lines(result: Result) -> list[str]:
     if result.bound_ms is not None and result.gap_to_exact is not None:
         gap = percent(max(0.0, result.gap_to_exact))
         lines.append(
-            f"bound      no allowed plan is faster than {number(result.bound_ms, 'ms')} ({result.evidence.value}): "
-            + ("this is the best there is" if gap == "0.0 %" else f"this one is within {gap} of it")
+            f"bound      no plan of the search space is faster than {number(result.bound_ms, 'ms')} "
+            f"({result.evidence.value}), "
+            + ("and this one is as fast" if gap == "0.0 %" else f"and this one is within {gap} of it")
         )
     lines.append(f"does       {plan_words(result.plan)}")
     if result.plan_path:

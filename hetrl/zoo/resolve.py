@@ -14,7 +14,7 @@ from hetrl.zoo.catalog import catalog
 def is_model_path(name: str) -> bool:
     """Whether a `--model` value is a path: it has a separator or the suffix .onnx, or such a file exists."""
     separators = [separator for separator in (os.sep, os.altsep) if separator]
-    return any(s in name for s in separators) or name.lower().endswith(".onnx") or Path(name).is_file()
+    return any(s in name for s in separators) or name.lower().endswith(".onnx") or Path(name).exists()
 
 
 def resolve_model(name_or_path: str | Path, input_shapes: Mapping[str, tuple[int, ...]] | None = None) -> OperatorGraph:

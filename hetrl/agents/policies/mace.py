@@ -34,23 +34,20 @@ mace_cpu = HandPolicy(
     units=("cpu",),
     propose=lambda device: _whole(device, "cpu", Memory.BUFFER),
 )
-mace_gpu_buffer = HandPolicy(
-    id="mace_gpu_buffer",
-    family="mace",
-    granularity="single",
-    source=SOURCE,
-    summary="everything on the GPU, tensors in OpenCL buffers; what it does not take falls back to the CPU",
-    units=("cpu", "gpu"),
-    propose=lambda device: _whole(device, "gpu", Memory.BUFFER),
-    memory=Memory.BUFFER,
-)
-mace_gpu_image = HandPolicy(
-    id="mace_gpu_image",
-    family="mace",
-    granularity="single",
-    source=SOURCE,
-    summary="everything on the GPU, tensors in OpenCL images; what it does not take falls back to the CPU",
-    units=("cpu", "gpu"),
-    propose=lambda device: _whole(device, "gpu", Memory.IMAGE),
-    memory=Memory.IMAGE,
-)
+
+
+def _gpu(memory: Memory) -> HandPolicy:
+    return HandPolicy(
+        id=f"mace_gpu_{memory.value}",
+        family="mace",
+        granularity="single",
+        source=SOURCE,
+        summary=f"everything on the GPU, tensors in OpenCL {memory.value}s; the rest falls back to the CPU",
+        units=("cpu", "gpu"),
+        propose=lambda device: _whole(device, "gpu", memory),
+        memory=memory,
+    )
+
+
+mace_gpu_buffer = _gpu(Memory.BUFFER)
+mace_gpu_image = _gpu(Memory.IMAGE)

@@ -20,7 +20,7 @@ from hetrl.device_bridge.surrogate.tables import MAX_CHAIN, Option, build_tables
 from hetrl.device_bridge.surrogate.workload import workload_of
 from hetrl.graph import OperatorGraph
 from hetrl.measurement import Failure, Fallback, Measurement, SegmentTiming, Utilization
-from hetrl.plan import Evidence, Plan
+from hetrl.plan import Axis, Evidence, Plan
 from hetrl.plan_check import check_plan
 
 RAM_SHARE = 0.5  # of a phone's memory that one app may hold before the system kills it (assumed)
@@ -42,9 +42,10 @@ class SurrogateDevice(Device):
         self._pruned = lru_cache(maxsize=16)(lambda ratio: pruned(graph, ratio))
         self._models = lru_cache(maxsize=32)(self._build)
 
-    def evidence(self, condition: Condition) -> Evidence:
-        """The word for what the surrogate says under a condition."""
-        calibrated = self.graph.structure_hash in self.engine.calibrated_models and load_of(condition) == COLD
+    def evidence(self, plan: Plan, condition: Condition) -> Evidence:
+        """The word for what the surrogate says; a pruned model is none of those that were measured."""
+        measured = self.graph.structure_hash in self.engine.calibrated_models
+        calibrated = measured and not plan.compression.prune_ratio and load_of(condition) == COLD
         return Evidence.CALIBRATED if calibrated else Evidence.PREDICTED
 
     def describe(self) -> DeviceInfo:
@@ -77,25 +78,26 @@ class SurrogateDevice(Device):
         options = self.options
         if not needed <= set(options):
             options = (*options[: len(index)], *sorted(needed - set(options[: len(index)]), key=repr))
-        chain = max(MAX_CHAIN, *(len(segment) for segment in groups))
+        split = [len(g) for g, s in zip(groups, plan.segments, strict=True) if s.axis is Axis.HEIGHT]
+        chain = max([MAX_CHAIN, *split])
         in_order = None if order == tuple(range(len(order))) else order
         model = self._models(plan.compression.prune_ratio, in_order, options, chain, load_of(condition))
         schedule, fallen = schedule_of(plan, self.engine, options, model.tables.workload, groups)
         answers = model.evaluate(batch_of([schedule], len(order), len(index)), condition.ui)
+        evidence = self.evidence(plan, condition)
         if not np.isfinite(answers.latency_ms[0]):
             return Measurement.failed(
-                Failure.UNSUPPORTED,
-                "a split leaves one of its parts without rows or channels",
-                self.evidence(condition),
+                Failure.UNSUPPORTED, "a split leaves one of its parts without rows or channels", evidence
             )
         if answers.peak_memory_mb[0] > self.memory_limit_mb:
             return Measurement.failed(
-                Failure.OUT_OF_MEMORY, f"needs {answers.peak_memory_mb[0]:.0f} MB of {self.spec.ram_gb.value:g} GB",
-                self.evidence(condition),
-            )  # fmt: skip
+                Failure.OUT_OF_MEMORY,
+                f"needs {answers.peak_memory_mb[0]:.0f} MB, an app gets {self.memory_limit_mb:.0f} MB",
+                evidence,
+            )
         names = [f"s{number}" for number, segment in enumerate(groups) for _ in segment]
         answered = self._measurement(names, model, schedule, fallen, answers)
-        return msgspec.structs.replace(answered, evidence=self.evidence(condition))
+        return msgspec.structs.replace(answered, evidence=evidence)
 
     def _build(
         self,
