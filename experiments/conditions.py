@@ -33,7 +33,7 @@ def main() -> None:
     lines = [
         "# How wrong the conditions are",
         "",
-        "Made by `python experiments/conditions.py --write`: Table 3 of the study, 24 shifted cells, six fitted numbers.",
+        "Made by `python experiments/conditions.py --write`: Table 3 of the study, 24 cells, six fitted numbers.",
         "",
         "| how | mean error | largest |",
         "|---|---|---|",
