@@ -37,6 +37,8 @@ MEANINGS = {
     "depthwise_ms_per_gmac": Meaning(0.02, 3000, "ms per 1e9 multiply-accumulates of depthwise convolutions"),
     "ms_per_mb": Meaning(0.0005, 3, "ms per 1e6 bytes that are read or written"),
     "dense_ms_per_mb": Meaning(0.0005, 3, "ms per 1e6 bytes of weights of dense layers"),
+    "unfold_ms_per_mb": Meaning(0.00005, 10, "ms per 1e6 bytes of windowed convolutions' unfolded input"),
+    "spill_ms_per_mb": Meaning(0, 10, "ms per 1e6 bytes of an operator's activations beyond a cache, on top"),
     "launch_ms": Meaning(0, 5, "ms that every operator costs"),
     "direct_factor": Meaning(0.3, 20, "how much slower direct convolutions are than Winograd or GEMM work"),
     "stride2_factor": Meaning(0.3, 20, "the same for 3x3 convolutions of stride 2"),

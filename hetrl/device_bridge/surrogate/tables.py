@@ -26,6 +26,7 @@ Floats = npt.NDArray[np.float64]
 MEMORIES = tuple(Memory)
 MELEMS = 1e6
 DEFAULT_SHARES_PCT = tuple(range(10, 100, 10))  # of the accelerator; CoDL's own grid
+GROUPED_CONV = "grouped_conv"  # in a processor's `unsupported`: convolutions in groups, depthwise ones aside
 MAX_CHAIN = 30  # CoDL's limit on a chain's length
 # Operators that read all input channels for any slice of output channels.
 _READS_ALL_CHANNELS = frozenset({OpKind.CONV, OpKind.CONV_TRANSPOSE, OpKind.GEMM, OpKind.MATMUL})
@@ -106,10 +107,11 @@ def supports(processor: Processor, item: WorkItem) -> bool:
     """Whether a processor runs a group; a CPU runs everything."""
     if processor.unit == "cpu":
         return True
-    refused = set(processor.unsupported)
-    return item.geometry.kind is not OpKind.UNKNOWN and not (
-        item.geometry.kind.value in refused or item.op_types & refused
-    )
+    refused, geometry = set(processor.unsupported), item.geometry
+    grouped = geometry.groups > 1 and not geometry.depthwise
+    if geometry.kind is OpKind.UNKNOWN or (grouped and GROUPED_CONV in refused):
+        return False
+    return geometry.kind.value not in refused and not item.op_types & refused
 
 
 @dataclass(frozen=True)
