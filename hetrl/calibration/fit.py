@@ -1,253 +1,283 @@
 """Fit of the `mace` engine sets to what CoDL measured on four phones.
 
-Stage 1 fits each phone's CPU and GPU to whole-model latencies on one processor; how much slower special kernels are
-is shared between phones (per GPU family). The ratios that CoDL chose per operator are weak extra evidence: where it
-splits at a ratio r, the GPU is r / (1 - r) times as fast. Stage 2 fits contention (one number for all phones) and
-each phone's factor of the memory type that its GPU does not like, by planning and evaluating as hetrl itself does.
+One least-squares problem on logarithms: single-processor latencies, CoDL under both memory types, muLayer and
+CoDL's "Ideal" of all phones, with priors. What a planner does depends on the numbers, so fit and plans alternate.
+Rates of the phones are tied to each other (each is their mean times a deviation), special kernels are shared. The
+ratios that CoDL chose per operator are weak extra evidence: where it splits at a ratio r, the GPU is r / (1 - r)
+times as fast.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from hetrl.calibration.rows import Cell, powers_w, ratios, sharing_points, workload_of_rows
-from hetrl.device_bridge.spec import CpuCost, Engine, GpuCost, Link, Processor, Quantity, Source
-from hetrl.device_bridge.surrogate.op_time import OpShapes, cpu_time_ms, gpu_time_ms
-from hetrl.device_bridge.surrogate.tables import Layout, Tables, build_layout, engine_options, time_layout
+from hetrl.calibration.linear import Parts, Rates, Slope, Walked, ideal_of, latency_of, part_table
+from hetrl.calibration.mace import (
+    CPU_LAUNCH_MS,
+    NUMBERS,
+    UNFRIENDLY_SHARE_1X1,
+    mace_engine,
+    power_w,
+    sharing_lines,
+    tables_of_rows,
+)
+from hetrl.calibration.phones import phones
+from hetrl.calibration.plans import walk
+from hetrl.calibration.rows import Cell, ratios, workload_of_rows
+from hetrl.device_bridge.spec import Engine, Quantity, Source
 from hetrl.errors import MissingExtra
-from hetrl.plan import Memory
+
+__all__ = ["FAMILY", "MODELS", "PHONES", "Fit", "engine_of", "fit_all", "power_w", "sharing_lines", "tables_of_rows"]
 
 Floats = npt.NDArray[np.float64]
 PHONES = ("d1", "d3", "d4", "d5")
-FAMILY = {"d1": "adreno", "d3": "adreno", "d4": "adreno", "d5": "mali"}
-FRIENDLY = {"adreno": Memory.IMAGE, "mali": Memory.BUFFER}
+FAMILY = {phone: phones()[phone].family for phone in PHONES}
 MODELS = ("yolov2", "vgg16", "posenet", "fst", "retinaface")
-SHARES_PCT = tuple(range(5, 100, 5))  # CoDL's tenths, muLayer's quarters, the twentieths of "Ideal"
 HEAVY_MACS = 5e7  # below this, launches and not arithmetic decide CoDL's ratio
-CPU, GPU, LINK = "cpu/mace/fp32", "gpu/mace/fp32", 0
+ROUNDS = 2  # of planning and fitting; a third changes no error by more than 0.1 points
+SINGLE = ("mace_cpu", "mace_gpu")
 
-# Priors (value, spread of its logarithm). Centres of the kernel factors: what MACE's kernels do (a stride-2 3x3 has
-# no Winograd, 7x7 and 9x9 run direct); the spreads are wide enough that the rows decide.
-CELL_SPREAD = {"adreno": 0.04, "mali": 0.10}
-RATIO_SPREAD = 0.7
-DEVICE_PRIOR = {
-    "cpu_ms_per_gmac": (19.0, 0.5),
-    "cpu_ms_per_mb": (0.10, 0.3),
-    "gpu_ms_per_gmac": (12.0, 0.7),
-    "gpu_ms_per_mb": (0.08, 0.7),
-    "gpu_launch_ms": (0.12, 0.7),
+
+class Prior(NamedTuple):
+    """Centre, spread of the logarithm, and spread among phones of one `tied` family ("" all, None not tied)."""
+
+    value: float
+    spread: float
+    tie: float = 0.0
+    tied: str | None = None
+
+
+# Centres of the kernel factors: what MACE's kernels do (a stride-2 3x3 has no Winograd, 7x7 and 9x9 run direct). Dense
+# weights stream from memory: GPUs reach 0.2 to 0.5 of its bandwidth on AlexNet, which is mostly dense layers (ncnn,
+# Snapdragon 855+; nn-Meter, Adreno 640). On the CPU they cost what all traffic costs (AlexNet agrees).
+PHONE_PRIOR = {
+    "cpu_ms_per_gmac": Prior(19.0, 0.5, 0.15, ""),
+    "cpu_ms_per_mb": Prior(0.10, 0.3, 0.15, ""),
+    "gpu_ms_per_gmac": Prior(12.0, 0.7, 0.15, "adreno"),
+    "gpu_ms_per_mb": Prior(0.08, 0.7, 0.20, "adreno"),
+    "gpu_launch_ms": Prior(0.12, 0.7, 0.20, "adreno"),
+    "unfriendly": Prior(4.0, 0.5),
 }
-SHARED_PRIOR = {"cpu_direct": (1.3, 0.4), "cpu_stride2": (5.0, 0.4)}
-FAMILY_PRIOR = {"gpu_1x1": (0.9, 0.3), "gpu_large": (1.4, 0.4)}
+FAMILY_PRIOR = {"gpu_1x1": Prior(0.9, 0.3), "gpu_large": Prior(1.4, 0.4)}
+SHARED_PRIOR = {
+    "cpu_direct": Prior(1.3, 0.4),
+    "cpu_stride2": Prior(5.0, 0.4),
+    "gpu_dense_share": Prior(0.3, 0.3),
+    "contention": Prior(0.09, 0.7),
+}
+# Spread of a cell's logarithm around the model: what digitising and unmodelled effects leave.
+CELL_SPREAD = {"mace_cpu": 0.04, "mace_gpu": 0.04, "ideal": 0.06, "codl": 0.08, "mulayer": 0.10, "codl_other": 0.12}
+MALI_GPU_SPREAD = 0.10  # one phone, whose CPU and GPU labels are only probable
+RATIO_SPREAD = 1.0
+
+Key = tuple[str, str]  # owner (a phone, a GPU family, or "" for all) and name
+PRIORS: dict[Key, Prior] = {
+    **{(phone, name): prior for phone in PHONES for name, prior in PHONE_PRIOR.items()},
+    **{(family, name): prior for family in ("adreno", "mali") for name, prior in FAMILY_PRIOR.items()},
+    **{("", name): prior for name, prior in SHARED_PRIOR.items()},
+}
+INDEX = {key: i for i, key in enumerate(PRIORS)}
+CENTRE = np.log([prior.value for prior in PRIORS.values()])
+SPREAD = np.array([prior.spread for prior in PRIORS.values()])
+
+
+def strategy_class(cell: Cell) -> str:
+    """The cell's strategy as errors are told apart: CoDL under the GPU's memory type, and under the `other` one."""
+    if not cell.strategy.startswith("codl_"):
+        return cell.strategy
+    return "codl" if cell.strategy == f"codl_{phones()[cell.device].friendly.value}" else "codl_other"
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Fitted numbers: `device[phone][name]`, `shared[name]` (family ones as `family.name`), `sharing[name]`."""
+    """Fitted numbers by owner and name."""
 
-    device: Mapping[str, Mapping[str, float]]
-    shared: Mapping[str, float]
-    sharing: Mapping[str, float]
-    unfriendly: Mapping[str, float]
-    contention: float
+    numbers: Mapping[Key, float]
 
+    def value(self, phone: str, name: str) -> float:
+        """A number of `NUMBERS` for a measured phone."""
+        if name == "gpu_dense_ms_per_mb":
+            return 1 / (phones()[phone].memory_gbps * self.numbers["", "gpu_dense_share"])
+        return self.numbers[self.owner(phone, name), name]
 
-def sharing_lines() -> dict[str, float]:
-    """Cost of sharing data on d1: `map = map_ms + map_rate * E`, `transform = image_rate * E`, mean pre-sync."""
-    points = sharing_points()
-    map_x, map_y = np.array([(e, t) for kind, e, t in points if kind == "map"]).T
-    trans_x, trans_y = np.array([(e, t) for kind, e, t in points if kind == "transform"]).T
-    rate, constant = np.polyfit(map_x, map_y, 1)
-    image = float((trans_x @ trans_y) / (trans_x @ trans_x))  # through the origin: the free constant is -0.002 ms
-    sync = float(np.mean([t for kind, _, t in points if kind == "presync"]))
-    return {"map_ms": float(constant), "map_rate": float(rate), "sync_ms": sync, "image_rate": image}
-
-
-def power_w() -> dict[str, float]:
-    """d1's power, split so that CPU alone, GPU alone and both together give their measured means."""
-    mean = {
-        name: float(np.mean([w for system, w in powers_w() if system == name]))
-        for name in ("MACE(CPU)", "MACE(GPU)", "CoDL")
-    }
-    idle = mean["MACE(CPU)"] + mean["MACE(GPU)"] - mean["CoDL"]
-    return {"idle_w": idle, "cpu_w": mean["MACE(CPU)"] - idle, "gpu_w": mean["MACE(GPU)"] - idle}
-
-
-def fitted(value: float, note: str) -> Quantity:
-    """A fitted number."""
-    return Quantity(value, Source.FITTED, note)
+    @staticmethod
+    def owner(phone: str, name: str) -> str:
+        if name in PHONE_PRIOR:
+            return phone
+        return FAMILY[phone] if name in FAMILY_PRIOR else ""
 
 
 def engine_of(fit: Fit, phone: str) -> Engine:
-    """The `mace` engine set of a phone under a fit."""
-    own, family = fit.device[phone], FAMILY[phone]
-    rows = "rows of hetrl/data/codl_latencies.csv"
-    assumed = Source.ASSUMED
-    power = power_w()
-    cpu = CpuCost(
-        ms_per_gmac=fitted(own["cpu_ms_per_gmac"], rows),
-        ms_per_mb=fitted(own["cpu_ms_per_mb"], rows),
-        launch_ms=Quantity(0.02, assumed, "thread team start; too small to be seen in the rows"),
-        direct_factor=fitted(fit.shared["cpu_direct"], rows + ", all phones"),
-        stride2_factor=fitted(fit.shared["cpu_stride2"], rows + ", all phones"),
-        depthwise_factor=Quantity(3.0, assumed, "no depthwise network in the rows"),
-    )
-    gpu = GpuCost(
-        ms_per_gmac=fitted(own["gpu_ms_per_gmac"], rows),
-        ms_per_mb=fitted(own["gpu_ms_per_mb"], rows),
-        launch_ms=fitted(own["gpu_launch_ms"], rows),
-        factor_1x1=fitted(fit.shared[f"{family}.gpu_1x1"], rows + f", {family} phones"),
-        large_kernel_factor=fitted(fit.shared[f"{family}.gpu_large"], rows + f", {family} phones"),
-        depthwise_factor=Quantity(2.0, assumed, "no depthwise network in the rows"),
-        dense_factor=Quantity(1.9, assumed, "dense layers' weights are read with little reuse; one network has them"),
-        friendly_memory=FRIENDLY[family],
-        unfriendly_factor=fitted(fit.unfriendly[phone], "CoDL rows of the other memory type"),
-        unfriendly_share_1x1=Quantity(0.72, assumed, "1x1 kernels reuse less through the texture cache"),
-        slice_launch_ms=Quantity(
-            0.015, assumed, "submission to a busy queue: 10 to 20 us on Snapdragon 8 Gen 3 (HeteroLLM)"
-        ),
-        queue_wait_ms=Quantity(0.06, assumed, "empty less busy queue: 50 to 100 against 10 to 20 us (HeteroLLM)"),
-    )
-    points = "points of hetrl/data/codl_sharing_points.csv"
-    link = Link(
-        host=CPU,
-        accelerator=GPU,
-        map_ms=fitted(fit.sharing["map_ms"], points),
-        map_ms_per_melem=fitted(fit.sharing["map_rate"], points),
-        sync_ms=fitted(fit.sharing["sync_ms"], points),
-        image_ms_per_melem=fitted(fit.sharing["image_rate"], points),
-        contention=fitted(fit.contention, "CoDL rows, all phones"),
-    )
-    note = "mean power of MACE and CoDL runs, hetrl/data/codl_power.csv"
-    return Engine(
-        processors=(
-            Processor(unit="cpu", engine="mace", precision="fp32", cost=cpu, active_w=fitted(power["cpu_w"], note)),
-            Processor(
-                unit="gpu",
-                engine="mace",
-                precision="fp32",
-                memory=tuple(Memory),
-                unsupported=GPU_UNSUPPORTED,
-                cost=gpu,
-                active_w=fitted(power["gpu_w"], note),
-            ),
-        ),
-        links=(link,),
-    )
+    """The `mace` engine set of a measured phone under a fit."""
+    return mace_engine(phone, {name: _fitted(fit, phone, name) for name in NUMBERS})
 
 
-# MACE's OpenCL operators work on NHWC images of activations (its documentation lists convolution, depthwise and
-# transposed convolution, pooling, matrix product by weights, element-wise, activation, batch norm, concat, resize,
-# softmax, reduce mean, ...); what needs integer indexing or arbitrary layouts runs on the CPU.
-GPU_UNSUPPORTED = (
-    "matmul",
-    "LayerNormalization", "GroupNormalization", "InstanceNormalization", "RMSNormalization", "LpNormalization",
-    "Gather", "GatherElements", "GatherND", "ScatterElements", "ScatterND", "NonMaxSuppression", "NonZero", "TopK",
-    "ArgMax", "ArgMin", "CumSum", "Einsum", "Expand", "Tile", "Where", "Loop", "If", "Scan", "Cast", "Erf", "Gelu",
-    "LSTM", "GRU", "RNN", "RoiAlign", "OneHot", "Attention",
-)  # fmt: skip
+def _fitted(fit: Fit, phone: str, name: str) -> Quantity:
+    note = "rows of hetrl/data/codl_latencies.csv"
+    if name == "gpu_dense_ms_per_mb":
+        share = fit.numbers["", "gpu_dense_share"]
+        note = f"weights at {share:.2g} of {phones()[phone].memory_gbps:g} GB/s: {note}, all phones; over ms_per_mb"
+    elif name in FAMILY_PRIOR:
+        note += f", {FAMILY[phone]} phones"
+    elif name in SHARED_PRIOR:
+        note += ", all phones"
+    return Quantity(fit.value(phone, name), Source.FITTED, note)
 
 
-@cache
-def layout_of_rows(model: str) -> Layout:
-    """The tables' layout of a measured network; the same for all phones."""
-    engine = engine_of(_start(), "d1")
-    return build_layout(workload_of_rows(model), engine, engine_options(engine, SHARES_PCT))
+def fit_all(train: Sequence[Cell], ratio_rows: Collection[tuple[str, str]] | None = None) -> Fit:
+    """Fit to cells.
 
-
-def tables_of_rows(model: str, engine: Engine) -> Tables:
-    """Tables of a measured network on an engine."""
-    return time_layout(layout_of_rows(model), engine)
-
-
-@cache
-def _whole_ops(model: str) -> OpShapes:
-    part = layout_of_rows(model).parts[0]
-    assert part is not None  # the CPU runs everything
-    alone = part.option == 0
-    return OpShapes(**{name: values[alone] for name, values in vars(part.shapes).items()})
-
-
-def _start() -> Fit:
-    return Fit(
-        device={phone: {k: v[0] for k, v in DEVICE_PRIOR.items()} for phone in PHONES},
-        shared={k: v[0] for k, v in SHARED_PRIOR.items()}
-        | {f"{f}.{k}": v[0] for f in FRIENDLY for k, v in FAMILY_PRIOR.items()},
-        sharing=sharing_lines(),
-        unfriendly=dict.fromkeys(PHONES, 4.0),
-        contention=0.1,
-    )
-
-
-def fit_singles(train: Iterable[Cell], ratio_models: Iterable[str] = MODELS) -> Fit:
-    """Stage 1: least squares on logarithms over single-processor cells, with priors and weak per-operator ratios.
-
-    :param train: cells to fit to; others than `mace_cpu` and `mace_gpu` are passed over.
-    :param ratio_models: networks whose per-operator ratios may be used.
+    :param ratio_rows: (phone, network) pairs whose per-operator ratios may be used; all by default.
     """
-    try:
-        from scipy.optimize import least_squares
-    except ImportError:
-        raise MissingExtra("calibration", "calibrate") from None
-    start = _start()
-    names = [("device", p, k) for p in PHONES for k in DEVICE_PRIOR] + [("shared", "", k) for k in start.shared]
-    prior = [DEVICE_PRIOR[k] if kind == "device" else _shared_prior(k) for kind, _, k in names]
-    centre = np.log([value for value, _ in prior])
-    spread = np.array([width for _, width in prior])
-    single = [c for c in train if c.strategy in ("mace_cpu", "mace_gpu") and c.device in PHONES]
-    wanted = set(ratio_models)
-    macs = {m: _macs(m) for m in MODELS}
-    chosen = [r for r in ratios() if r.model in wanted and macs[r.model][r.position] >= HEAVY_MACS]
+    problem = _Problem(train, _ratio_rows(ratio_rows))
+    x = problem.solve(CENTRE.copy(), [c for c in train if c.strategy in SINGLE], {})
+    for _ in range(ROUNDS):
+        fit = _unpack(x)
+        x = problem.solve(x, train, walk(train, {phone: engine_of(fit, phone) for phone in PHONES}))
+    return _unpack(x)
 
-    def unpack(x: Floats) -> Fit:
-        value = dict(zip(names, np.exp(x), strict=True))
-        device = {p: {k: float(value["device", p, k]) for k in DEVICE_PRIOR} for p in PHONES}
-        shared = {k: float(value["shared", "", k]) for k in start.shared}
-        return Fit(device, shared, start.sharing, start.unfriendly, start.contention)
 
-    def residuals(x: Floats) -> Floats:
-        times = _op_times(unpack(x))
-        out = [(x - centre) / spread]
-        out.append(
-            np.array(
-                [
-                    np.log(times[c.device, c.model][int(c.strategy == "mace_gpu")].sum() / c.latency_ms)
-                    / CELL_SPREAD[FAMILY[c.device] if c.strategy == "mace_gpu" else "adreno"]
-                    for c in single
-                ]
-            )
+def _unpack(x: Floats) -> Fit:
+    return Fit({key: float(np.exp(x[i])) for key, i in INDEX.items()})
+
+
+class _RatioRows(NamedTuple):
+    """Operators of a phone whose ratio is known: their parts alone, and the logarithm of CPU by GPU time."""
+
+    phone: str
+    parts: Parts
+    target: Floats
+
+
+@cache
+def _all_ratio_rows() -> Mapping[tuple[str, str], _RatioRows]:
+    positions: dict[tuple[str, str], list[int]] = {}
+    shares: dict[tuple[str, str], list[float]] = {}
+    for row in ratios():
+        item = workload_of_rows(row.model).items[row.position]
+        if item.weight_elements * item.geometry.out_h * item.geometry.out_w >= HEAVY_MACS:
+            positions.setdefault((row.device, row.model), []).append(row.position)
+            shares.setdefault((row.device, row.model), []).append(row.gpu_ratio)
+    rows = {}
+    for (phone, model), where in positions.items():
+        share = np.array(shares[phone, model])
+        rows[phone, model] = _RatioRows(phone, part_table(model).whole(np.array(where)), np.log(share / (1 - share)))
+    return rows
+
+
+def _ratio_rows(wanted: Collection[tuple[str, str]] | None) -> list[_RatioRows]:
+    return [row for pair, row in sorted(_all_ratio_rows().items()) if wanted is None or pair in wanted]
+
+
+class _Problem:
+    """Residuals and their derivatives by the logarithms of all numbers."""
+
+    def __init__(self, train: Iterable[Cell], ratio_rows: Sequence[_RatioRows]) -> None:
+        self._ratio_rows = ratio_rows
+        self._alone = {(c.device, c.model, c.strategy): _alone(c) for c in train if c.strategy in SINGLE}
+        self._prior = np.diag(1 / SPREAD)
+        self._ties = [_tie(name, prior) for name, prior in PHONE_PRIOR.items() if prior.tied is not None]
+
+    def solve(self, x: Floats, cells: Sequence[Cell], schedules: Mapping[tuple[str, str, str], Walked]) -> Floats:
+        try:
+            from scipy.optimize import least_squares
+        except ImportError:
+            raise MissingExtra("calibration", "calibrate") from None
+        known = {**self._alone, **schedules}
+        last: list[tuple[bytes, tuple[Floats, Floats]]] = []
+
+        def both(y: Floats) -> tuple[Floats, Floats]:
+            if not last or last[0][0] != y.tobytes():
+                last[:] = [(y.tobytes(), self._residuals(y, cells, known))]
+            return last[0][1]
+
+        done = least_squares(
+            lambda y: both(y)[0], x, jac=lambda y: both(y)[1], loss="soft_l1", xtol=1e-6, ftol=1e-6, max_nfev=60
         )
-        speed = [
-            np.log(times[r.device, r.model][0, r.position] / times[r.device, r.model][1, r.position]) for r in chosen
-        ]
-        target = [np.log(r.gpu_ratio / (1 - r.gpu_ratio)) for r in chosen]
-        out.append((np.array(speed) - np.array(target)) / RATIO_SPREAD)
-        return np.concatenate(out)
+        return np.asarray(done.x, dtype=np.float64)
 
-    return unpack(least_squares(residuals, centre, loss="soft_l1").x)
+    def _residuals(
+        self, x: Floats, cells: Sequence[Cell], schedules: Mapping[tuple[str, str, str], Walked]
+    ) -> tuple[Floats, Floats]:
+        rates = {phone: _rates(x, phone) for phone in PHONES}
+        values, slopes = [(x - CENTRE) / SPREAD], [self._prior]
+        for cell in cells:
+            spread = CELL_SPREAD[strategy_class(cell)]
+            if cell.strategy == "mace_gpu" and FAMILY[cell.device] == "mali":
+                spread = MALI_GPU_SPREAD
+            rate, jacobian = rates[cell.device]
+            slope = _slope(cell, rate, schedules)
+            values.append(np.array([np.log(slope.latency_ms / cell.latency_ms) / spread]))
+            by_number = np.concatenate([slope.cpu, slope.gpu, [slope.unfriendly, slope.contention]])
+            slopes.append((by_number @ jacobian)[None] / slope.latency_ms / spread)
+        for row in self._ratio_rows:
+            rate, jacobian = rates[row.phone]
+            on_cpu, on_gpu = row.parts.cpu @ rate.cpu, row.parts.gpu @ rate.gpu
+            values.append((np.log(on_cpu / on_gpu) - row.target) / RATIO_SPREAD)
+            count = len(rate.cpu)
+            by_cpu = row.parts.cpu @ jacobian[:count] / on_cpu[:, None]
+            by_gpu = row.parts.gpu @ jacobian[count : count + len(rate.gpu)] / on_gpu[:, None]
+            slopes.append((by_cpu - by_gpu) / RATIO_SPREAD)
+        for tie in self._ties:
+            values.append(tie @ x)
+            slopes.append(tie)
+        return np.concatenate(values), np.concatenate(slopes)
 
 
-def _shared_prior(name: str) -> tuple[float, float]:
-    return SHARED_PRIOR[name] if name in SHARED_PRIOR else FAMILY_PRIOR[name.split(".")[1]]
+def _alone(cell: Cell) -> Walked:
+    """All operators on one processor: what needs no planning. What moving inputs and outputs costs comes later."""
+    table = part_table(cell.model)
+    count = len(table.possible)
+    everywhere, nowhere = np.arange(count), np.full(count, -1)
+    cpu = table.cpu_row[everywhere, 0, 0] if cell.strategy == "mace_cpu" else nowhere
+    gpu = table.gpu_row[everywhere, 1, 0] if cell.strategy == "mace_gpu" else nowhere
+    return Walked(table.parts.take(cpu, gpu), np.zeros(count, dtype=bool), True, 0.0, np.zeros(count))
 
 
-def _macs(model: str) -> Floats:
-    items = workload_of_rows(model).items
-    return np.array([i.weight_elements * i.geometry.out_h * i.geometry.out_w for i in items], dtype=float)
+def _slope(cell: Cell, rates: Rates, schedules: Mapping[tuple[str, str, str], Walked]) -> Slope:
+    if cell.strategy == "ideal":
+        return ideal_of(cell.model, rates)
+    return latency_of(schedules[cell.device, cell.model, cell.strategy], rates)
 
 
-def _op_times(fit: Fit) -> dict[tuple[str, str], Floats]:
-    """(2, n) CPU and GPU time of each operator, for every phone and network."""
-    times = {}
-    for phone in PHONES:
-        cpu, gpu = (p.cost for p in engine_of(fit, phone).processors)
-        assert isinstance(cpu, CpuCost) and isinstance(gpu, GpuCost)
-        for model in MODELS:
-            ops = _whole_ops(model)
-            times[phone, model] = np.stack([cpu_time_ms(ops, cpu), gpu_time_ms(ops, gpu, friendly=True)])
-    return times
+def _tie(name: str, prior: Prior) -> Floats:
+    """Deviations from the tied phones' mean, as rows of derivatives."""
+    where = [INDEX[phone, name] for phone in PHONES if prior.tied in ("", FAMILY[phone])]
+    rows = np.zeros((len(where), len(INDEX)))
+    rows[np.arange(len(where)), where] = 1
+    rows[:, where] -= 1 / len(where)
+    return rows / prior.tie
+
+
+def _rates(x: Floats, phone: str) -> tuple[Rates, Floats]:
+    """The coefficients of a phone, and their derivatives by all numbers' logarithms."""
+    own = {name: INDEX[Fit.owner(phone, name), name] for name in (*PHONE_PRIOR, *FAMILY_PRIOR, *SHARED_PRIOR)}
+    # Each coefficient is a product of numbers: the constant, and the numbers with their exponents.
+    products: list[tuple[float, dict[str, int]]] = [
+        (1.0, {"cpu_ms_per_gmac": 1}),
+        (1.0, {"cpu_ms_per_gmac": 1, "cpu_direct": 1}),
+        (1.0, {"cpu_ms_per_gmac": 1, "cpu_stride2": 1}),
+        (1.0, {"cpu_ms_per_mb": 1}),
+        (CPU_LAUNCH_MS, {}),
+        (1.0, {"gpu_ms_per_gmac": 1}),
+        (1.0, {"gpu_ms_per_gmac": 1, "gpu_1x1": 1}),
+        (1.0, {"gpu_ms_per_gmac": 1, "gpu_large": 1}),
+        (1.0, {"gpu_ms_per_mb": 1}),
+        (1 / phones()[phone].memory_gbps, {"gpu_dense_share": -1}),
+        (1.0, {"gpu_launch_ms": 1}),
+        (1.0, {"unfriendly": 1}),
+        (1.0, {"contention": 1}),
+    ]
+    exponents = np.zeros((len(products), len(x)))
+    for row, (_, factors) in enumerate(products):
+        for name, power in factors.items():
+            exponents[row, own[name]] = power
+    value = np.array([constant for constant, _ in products]) * np.exp(exponents @ x)
+    rates = Rates(value[:5], value[5:11], float(value[11]), UNFRIENDLY_SHARE_1X1, float(value[12]))
+    return rates, value[:, None] * exponents

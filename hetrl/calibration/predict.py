@@ -1,23 +1,21 @@
-"""What hetrl's own machinery gives for a measured cell, stage 2 of the fit, and held-out errors."""
+"""What a fit gives for measured cells, and its errors."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from hetrl.agents.policies.codl_rule import codl_schedule, friendly_memory
-from hetrl.agents.policies.mulayer_rule import mulayer_schedule
-from hetrl.calibration.fit import FAMILY, FRIENDLY, MODELS, PHONES, Fit, engine_of, fit_singles, tables_of_rows
-from hetrl.calibration.rows import Cell, cells
-from hetrl.device_bridge.surrogate.cost_model import CostModel
-from hetrl.device_bridge.surrogate.schedule import Placed, Schedule, batch_of
-from hetrl.device_bridge.surrogate.tables import MEMORIES, Tables
-from hetrl.plan import Memory
+from hetrl.calibration.fit import strategy_class
+from hetrl.calibration.linear import Rates, ideal_of, latency_of
+from hetrl.calibration.plans import STRATEGIES, walk
+from hetrl.calibration.rows import Cell
+from hetrl.device_bridge.spec import CpuCost, Engine, GpuCost
 
-STRATEGIES = ("mace_cpu", "mace_gpu", "mulayer", "codl_buffer", "codl_image", "ideal")
-UNFRIENDLY_RANGE = (1.5, 9.0)
+__all__ = ["STRATEGIES", "CellError", "by_class", "by_strategy", "mean_abs", "order_share", "predictions", "rates_of"]
+CLASSES = ("mace_cpu", "mace_gpu", "ideal", "codl", "mulayer", "codl_other")
+ORDER_GAP = 1.15  # pairs of strategies that are nearer to each other have no order
 
 
 @dataclass(frozen=True)
@@ -31,109 +29,41 @@ class CellError:
     def error(self) -> float:
         return self.predicted_ms / self.cell.latency_ms - 1
 
-
-class Predictor:
-    """Predicts cells under one fit; schedules of the planners are kept, since sharing costs alone decide them."""
-
-    def __init__(self, fit: Fit) -> None:
-        self.fit = fit
-        self._schedules: dict[tuple[str, str, str], Schedule] = {}
-
-    def latency_ms(self, device: str, model: str, strategy: str) -> float:
-        """Predicted latency of a network of the rows."""
-        engine = engine_of(self.fit, device)
-        tables = tables_of_rows(model, engine)
-        if strategy == "ideal":
-            return ideal_ms(tables)
-        cost = CostModel(tables, idle_w=0.0)
-        schedule = self._schedule(cost, device, model, strategy)
-        batch = batch_of([schedule], len(tables.workload.items), len(engine.processors))
-        return float(cost.evaluate(batch, ui=None).latency_ms[0])
-
-    def with_fit(self, fit: Fit) -> Predictor:
-        """The same planners' schedules under other co-execution numbers."""
-        other = Predictor(fit)
-        other._schedules = self._schedules
-        return other
-
-    def _schedule(self, cost: CostModel, device: str, model: str, strategy: str) -> Schedule:
-        key = (device, model, strategy)
-        if key not in self._schedules:
-            self._schedules[key] = _plan(cost, strategy)
-        return self._schedules[key]
+    @property
+    def log_error(self) -> float:
+        """ln(measured / predicted)."""
+        return float(np.log(self.cell.latency_ms / self.predicted_ms))
 
 
-def _plan(cost: CostModel, strategy: str) -> Schedule:
-    tables = cost.tables
-    if strategy == "mulayer":
-        return mulayer_schedule(cost)
-    if strategy in ("codl_buffer", "codl_image"):
-        return codl_schedule(cost, Memory(strategy.removeprefix("codl_")), ratio_step_pct=10)
-    processor = [p.unit for p in tables.engine.processors].index(strategy.removeprefix("mace_"))
-    last = len(tables.workload.items) - 1
-    return Schedule((Placed(0, last, processor, friendly_memory(tables)),))
-
-
-def ideal_ms(tables: Tables) -> float:
-    """CoDL's "Ideal": each operator at its best axis and ratio, sharing and contention for nothing."""
-    time = tables.time_ms[MEMORIES.index(friendly_memory(tables)), :, :, 0, :].max(axis=-1)
-    return float(np.where(tables.possible, time, np.inf).min(axis=1).sum())
-
-
-def fit_all(train: Sequence[Cell], ratio_models: Iterable[str] = MODELS) -> Fit:
-    """Both stages on the given cells."""
-    fit = fit_coexecution(fit_singles(train, ratio_models), train)
-    return fit
-
-
-def fit_coexecution(fit: Fit, train: Sequence[Cell]) -> Fit:
-    """Stage 2: contention from CoDL under the friendly type, then each phone's unfriendly factor from the rest."""
-    base = Predictor(replace(fit, contention=0.0))
-    friendly = [c for c in train if c.strategy == f"codl_{FRIENDLY[FAMILY[c.device]].value}"]
-    without = np.array([base.latency_ms(c.device, c.model, c.strategy) for c in friendly])
-    full = base.with_fit(replace(fit, contention=1.0))
-    slope = np.array([full.latency_ms(c.device, c.model, c.strategy) for c in friendly]) - without
-    measured = np.array([c.latency_ms for c in friendly])
-    grid = np.linspace(0.0, 0.4, 401)
-    errors = [np.abs(np.log((without + g * slope) / measured)).mean() for g in grid]
-    fit = replace(fit, contention=float(grid[int(np.argmin(errors))]))
-    unfriendly = {phone: _fit_unfriendly(fit, base, phone, train) for phone in PHONES}
-    return replace(fit, unfriendly=unfriendly)
-
-
-def _fit_unfriendly(fit: Fit, base: Predictor, phone: str, train: Sequence[Cell]) -> float:
-    other = Memory.BUFFER if FRIENDLY[FAMILY[phone]] is Memory.IMAGE else Memory.IMAGE
-    wanted = [f"codl_{other.value}"] + (["mulayer"] if other is Memory.BUFFER else [])
-    rows = [c for c in train if c.device == phone and c.strategy in wanted]
-
-    def loss(factor: float) -> float:
-        predictor = base.with_fit(replace(fit, unfriendly={**fit.unfriendly, phone: factor}))
-        ratios = [predictor.latency_ms(c.device, c.model, c.strategy) / c.latency_ms for c in rows]
-        return float(np.square(np.log(ratios)).sum())
-
-    low, high = UNFRIENDLY_RANGE
-    for _ in range(14):  # golden section would save half; the loss has one minimum
-        third = (high - low) / 3
-        if loss(low + third) < loss(high - third):
-            high -= third
-        else:
-            low += third
-    return (low + high) / 2
-
-
-def errors(fit: Fit, rows: Iterable[Cell]) -> list[CellError]:
-    """Each cell with its prediction under a fit."""
-    predictor = Predictor(fit)
-    return [CellError(c, predictor.latency_ms(c.device, c.model, c.strategy)) for c in rows]
-
-
-def leave_one_model_out() -> list[CellError]:
-    """Every cell predicted by a fit that saw no row of its network."""
+def predictions(cells: Sequence[Cell], engines: Mapping[str, Engine]) -> list[CellError]:
+    """Each cell with its prediction: planned and evaluated as hetrl itself does."""
+    planned = walk(cells, engines)
+    rates = {phone: rates_of(engine) for phone, engine in engines.items()}
     found = []
-    for model in MODELS:
-        fit = fit_all([c for c in cells() if c.model != model], [m for m in MODELS if m != model])
-        found += errors(fit, [c for c in cells() if c.model == model])
+    for cell in cells:
+        rate = rates[cell.device]
+        if cell.strategy == "ideal":
+            slope = ideal_of(cell.model, rate)
+        else:
+            slope = latency_of(planned[cell.device, cell.model, cell.strategy], rate)
+        found.append(CellError(cell, slope.latency_ms))
     return found
+
+
+def rates_of(engine: Engine) -> Rates:
+    """A `mace` engine set's numbers as coefficients."""
+    cpu, gpu = (p.cost for p in engine.processors)
+    assert isinstance(cpu, CpuCost) and isinstance(gpu, GpuCost)
+    gemm, plain, traffic = cpu.ms_per_gmac.value, gpu.ms_per_gmac.value, gpu.ms_per_mb.value
+    direct, stride2 = gemm * cpu.direct_factor.value, gemm * cpu.stride2_factor.value
+    one, large = plain * gpu.factor_1x1.value, plain * gpu.large_kernel_factor.value
+    return Rates(
+        cpu=np.array([gemm, direct, stride2, cpu.ms_per_mb.value, cpu.launch_ms.value]),
+        gpu=np.array([plain, one, large, traffic, traffic * gpu.dense_factor.value, gpu.launch_ms.value]),
+        unfriendly=gpu.unfriendly_factor.value,
+        share_1x1=gpu.unfriendly_share_1x1.value,
+        contention=engine.links[0].contention.value,
+    )
 
 
 def mean_abs(rows: Iterable[CellError]) -> float:
@@ -141,10 +71,32 @@ def mean_abs(rows: Iterable[CellError]) -> float:
     return float(np.mean([abs(r.error) for r in rows]))
 
 
-def by_strategy(rows: Sequence[CellError]) -> Mapping[str, float]:
+def by_strategy(rows: Sequence[CellError]) -> dict[str, float]:
     """Mean absolute relative error of each strategy."""
+    return _means(rows, [r.cell.strategy for r in rows], STRATEGIES)
+
+
+def by_class(rows: Sequence[CellError]) -> dict[str, float]:
+    """Mean absolute relative error of each class of strategies, and of CoDL on the Snapdragons."""
+    found = _means(rows, [strategy_class(r.cell) for r in rows], CLASSES)
+    snapdragon = [r for r in rows if strategy_class(r.cell) == "codl" and r.cell.device != "d5"]
+    return {**found, "codl_snapdragon": mean_abs(snapdragon)} if snapdragon else found
+
+
+def _means(rows: Sequence[CellError], names: Sequence[str], order: Iterable[str]) -> dict[str, float]:
     return {
-        s: mean_abs([r for r in rows if r.cell.strategy == s])
-        for s in STRATEGIES
-        if any(r.cell.strategy == s for r in rows)
+        name: mean_abs([r for r, n in zip(rows, names, strict=True) if n == name]) for name in order if name in names
     }
+
+
+def order_share(rows: Sequence[CellError]) -> float:
+    """Share of pairs of strategies, more than 15 % apart on one (phone, network), that are in the measured order."""
+    real = [r for r in rows if r.cell.strategy != "ideal"]
+    right = [
+        a.predicted_ms < b.predicted_ms
+        for a in real
+        for b in real
+        if (a.cell.device, a.cell.model) == (b.cell.device, b.cell.model)
+        and a.cell.latency_ms * ORDER_GAP < b.cell.latency_ms
+    ]
+    return float(np.mean(right))

@@ -1,32 +1,66 @@
-"""A fit as a device file."""
+"""Device files of the study's eight phones from a fit."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
-from hetrl.calibration.fit import Fit, engine_of, fitted, power_w
-from hetrl.device_bridge.spec import SCHEMA, DeviceSpec, Quantity, Source
+from hetrl.calibration.engine_sets import engine_sets
+from hetrl.calibration.fit import MODELS, Fit
+from hetrl.calibration.mace import from_d1, power_w
+from hetrl.calibration.phones import phones
+from hetrl.calibration.rows import cells
+from hetrl.calibration.scaling import NEAREST, engine_for
+from hetrl.calibration.uncertainty import mace_errors, roofline_errors
+from hetrl.device_bridge.spec import SCHEMA, DeviceSpec, Engine, Known, Quantity, Source
 from hetrl.zoo.resolve import resolve_model
 
-CALIBRATED_ZOO_MODELS = ("vgg16",)  # zoo networks that are the measured ones, operator by operator
+TABLE_1 = "the study's table 1 (arXiv 2405.01851)"
 
 
-def d1_spec(fit: Fit) -> DeviceSpec:
-    """Xiaomi 9 (Snapdragon 855), the study's d1, with its `mace` engine set."""
-    hashes = tuple(resolve_model(name, None).structure_hash for name in CALIBRATED_ZOO_MODELS)
-    engine = msgspec.structs.replace(engine_of(fit, "d1"), calibrated_models=hashes)
+def device_spec(fit: Fit, phone: str, shifted: Mapping[str, Quantity] | None = None) -> DeviceSpec:
+    """The device file of a phone.
+
+    :param shifted: what conditions add to errors.
+    """
+    facts = phones()[phone]
+    engines = {"mace": _mace(fit, phone)}
+    engines |= {
+        name: msgspec.structs.replace(engine, errors=roofline_errors(name, engine))
+        for name, engine in sorted(engine_sets(phone).items())
+    }
+    if shifted is not None:
+        for name, engine in engines.items():
+            errors = {**engine.errors, Known.SHIFTED.value: dict(shifted)}
+            engines[name] = msgspec.structs.replace(engine, errors=errors)
+    notes = f"CPU {facts.clusters}; GPU {facts.gpu}, {facts.gpu_mhz:g} MHz; memory {facts.memory}. "
+    notes += "mace: clocks locked at their maximum, four threads on the big cores, fp32"
+    if phone in NEAREST:
+        origins = sorted({*NEAREST[phone].cpu, *NEAREST[phone].gpu})
+        notes += f"; nobody measured it here, its numbers are scaled from {' and '.join(origins)}"
     return DeviceSpec(
         schema=SCHEMA,
-        id="d1",
-        phone="Xiaomi 9",
-        soc="Snapdragon 855",
-        ram_gb=Quantity(8.0, Source.MEASURED, "the study's table 1 (arXiv 2405.01851)"),
-        idle_w=fitted(power_w()["idle_w"], "CPU alone + GPU alone - both, hetrl/data/codl_power.csv"),
+        id=phone,
+        phone=facts.phone,
+        soc=facts.soc,
+        ram_gb=Quantity(facts.ram_gb, Source.MEASURED, TABLE_1),
+        idle_w=from_d1(phone, power_w()["idle_w"], "CPU alone + GPU alone - both, hetrl/data/codl_power.csv"),
         default_engine="mace",
-        engines={"mace": engine},
-        notes="CPU and GPU clocks locked at their maximum (CoDL); four threads on the big cores; fp32.",
+        engines=engines,
+        notes=notes + ".",
+    )
+
+
+def _mace(fit: Fit, phone: str) -> Engine:
+    hashes = {name: resolve_model(name).structure_hash for name in MODELS}
+    own = {c.model for c in cells() if c.device == phone}
+    return msgspec.structs.replace(
+        engine_for(fit, phone),
+        calibrated_models=tuple(hashes[m] for m in MODELS if m in own),
+        seen_models=tuple(hashes[m] for m in MODELS if m not in own),
+        errors=mace_errors(phone),
     )
 
 
@@ -37,7 +71,7 @@ def encode_spec(spec: DeviceSpec) -> bytes:
 
 def _rounded(value: Any) -> Any:
     if isinstance(value, dict):
-        return {k: _rounded(v) for k, v in value.items()}
+        return {str(k): _rounded(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
         return [_rounded(v) for v in value]
     return float(f"{value:.5g}") if isinstance(value, float) else value

@@ -26,6 +26,15 @@ class Source(StrEnum):
     ASSUMED = "assumed"
 
 
+class Known(StrEnum):
+    """How well a model is known to an engine's fit; `shifted` is what a condition adds."""
+
+    CALIBRATED = "calibrated"  # its measurements on this device are in the fit
+    SEEN = "seen"  # those on other devices are
+    UNSEEN = "unseen"
+    SHIFTED = "shifted"
+
+
 class Quantity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A number with its source; `note` says which measurement, fit or rule."""
 
@@ -141,11 +150,16 @@ class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """A set of processors that one runtime drives together.
 
     :param calibrated_models: structure hashes of the models whose measurements are in this engine's fit.
+    :param seen_models: the same of models that were measured on other devices only.
+    :param errors: by how well a model is known (`Known`) and by plan class (`surrogate.intervals`): 90 % of
+        |ln(measured / predicted)| are below this. `shifted` comes on top under any condition but a cold device's.
     """
 
     processors: tuple[Processor, ...]
     links: tuple[Link, ...]
     calibrated_models: tuple[str, ...] = ()
+    seen_models: tuple[str, ...] = ()
+    errors: dict[str, dict[str, Quantity]] = {}
 
 
 class DeviceSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -176,6 +190,8 @@ class DeviceSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
                 raise ValueError(f"engine {name!r} holds a processor of another engine")
             if not any(p.unit == "cpu" for p in engine.processors):
                 raise ValueError(f"engine {name!r} has no cpu; operators would have nowhere to fall back to")
+            if not set(engine.errors) <= set(Known):
+                raise ValueError(f"engine {name!r} has errors of {sorted(set(engine.errors) - set(Known))}")
             for link in engine.links:
                 if link.host not in ids or link.accelerator not in ids:
                     raise ValueError(

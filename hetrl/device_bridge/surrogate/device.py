@@ -15,6 +15,7 @@ from hetrl.device_bridge.spec import DeviceSpec, load_spec
 from hetrl.device_bridge.surrogate.compile import option_of, schedule_of
 from hetrl.device_bridge.surrogate.conditions import COLD, load_of, study_effects, under
 from hetrl.device_bridge.surrogate.cost_model import Answers, CostModel
+from hetrl.device_bridge.surrogate.intervals import interval_ms, known_as, plan_class
 from hetrl.device_bridge.surrogate.schedule import Schedule, batch_of
 from hetrl.device_bridge.surrogate.tables import MAX_CHAIN, Option, build_tables, engine_options
 from hetrl.device_bridge.surrogate.workload import workload_of
@@ -97,7 +98,12 @@ class SurrogateDevice(Device):
             )
         names = [f"s{number}" for number, segment in enumerate(groups) for _ in segment]
         answered = self._measurement(names, model, schedule, fallen, answers)
-        return msgspec.structs.replace(answered, evidence=evidence)
+        interval = self._interval_ms(plan, condition, float(answers.latency_ms[0]))
+        return msgspec.structs.replace(answered, evidence=evidence, latency_interval_ms=interval)
+
+    def _interval_ms(self, plan: Plan, condition: Condition, latency_ms: float) -> tuple[float, float] | None:
+        known = known_as(self.graph.structure_hash, plan.compression.prune_ratio, self.engine)
+        return interval_ms(latency_ms, self.engine, known, plan_class(plan, self.engine), load_of(condition) != COLD)
 
     def _build(
         self,
