@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hetrl.calibration import held_out
+from hetrl.calibration.device_files import device_files
 from hetrl.calibration.fit import FAMILY, MODELS, PHONES, Fit
 from hetrl.calibration.phones import phones
 from hetrl.calibration.predict import STRATEGIES, CellError, by_strategy, mean_abs, rates_of
 from hetrl.calibration.scaling import NEAREST, a73_slowdown, engine_for, gpu_power
-from hetrl.calibration.spec_file import device_spec, encode_spec
-from hetrl.calibration.uncertainty import shifted_errors
 
 ROOT = Path(__file__).resolve().parent.parent
 SPECS = ROOT / "hetrl" / "device_bridge" / "specs"
@@ -113,16 +112,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="write the device files and docs/calibration.md")
     write = parser.parse_args().write
+    held_out.fit_ahead(nested=False)
     fit = held_out.fit_without(frozenset())
     text = report(fit)
     print(text)
     if write:
         (ROOT / "docs" / "calibration.md").write_text(text, encoding="utf-8")
-        # What conditions add is held out against d1's cold answers, so d1 comes first.
-        (SPECS / "d1.json").write_bytes(encode_spec(device_spec(fit, "d1")))
-        shifted = shifted_errors()
-        for phone in phones():
-            (SPECS / f"{phone}.json").write_bytes(encode_spec(device_spec(fit, phone, shifted)))
+        for phone, data in device_files(fit).items():
+            (SPECS / f"{phone}.json").write_bytes(data)
 
 
 if __name__ == "__main__":

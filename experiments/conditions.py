@@ -13,7 +13,9 @@ import msgspec
 import numpy as np
 
 from hetrl.calibration.conditions import NAMES, TAU_MS, errors, fit, leave_one_model_out, offline_heat, profiles
-from hetrl.device_bridge.spec import Quantity, Source
+from hetrl.calibration.mace import MEASURED_PHONE
+from hetrl.device_bridge.quantity import Quantity, Source
+from hetrl.device_bridge.spec import load_spec
 from hetrl.device_bridge.surrogate.conditions import ConditionEffects
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,10 +27,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true")
     write = parser.parse_args().write
-    rows = profiles()
+    rows = profiles(load_spec(MEASURED_PHONE).engine("mace"))
     values = fit(rows)
     inside = np.abs(errors(values, rows))
-    held_out = leave_one_model_out()
+    held_out = leave_one_model_out(rows)
     outside = np.abs(np.array([e for _, e in held_out]))
     lines = [
         "# How wrong the conditions are",

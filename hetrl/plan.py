@@ -134,6 +134,8 @@ class MadeBy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """See the module's text. All invariants that need no model hold for every instance.
 
+    :param overlap: fusion groups start as soon as their operands and their processors are free, in the plan's order,
+        so that independent branches on different processors run side by side; otherwise one after the other.
     :raises PlanError: naming the field that breaks one.
     """
 
@@ -146,6 +148,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     caps: tuple[Cap, ...] = ()
     queue_window: int | None = None
     kernel_slice_ms: float | None = None
+    overlap: bool = False
     expected: Expected | None = None
     made_by: MadeBy | None = None
 

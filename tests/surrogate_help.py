@@ -8,7 +8,8 @@ from itertools import groupby
 import msgspec
 
 from hetrl.condition import Condition
-from hetrl.device_bridge.spec import DeviceSpec, Engine, Quantity, Source, load_spec
+from hetrl.device_bridge.quantity import Quantity, Source
+from hetrl.device_bridge.spec import DeviceSpec, Engine, load_spec
 from hetrl.device_bridge.surrogate.device import SurrogateDevice
 from hetrl.graph import OperatorGraph
 from hetrl.graph.reader import graph_from_model

@@ -318,6 +318,16 @@ def test_train_tables(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     assert "latency    10.00 ms (calibrated), 2.00x the speed of the best hand policy (mace_cpu)" in lines
     assert "next       hetrl plan show runs/vgg16-d1/plan.json" in lines
     assert lines[-1].split() == ["hetrl", "compare", *ON_D1, "--plan", "runs/vgg16-d1/plan.json"]
+    asked = ["--engine", "tflite", "--condition", "sigma1", "--max-accuracy-drop", "1.5", "--max-frame-drop", "0"]
+    assert run(["train", *ON_D1, *asked]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].split()[2:-2] == [*ON_D1, *asked]
+
+
+def test_policies_json_names_the_engine_set_of_each(capsys: pytest.CaptureFixture[str]) -> None:
+    found = {line["id"]: line["engine"] for line in document(capsys, "policies")["policies"]}
+    assert (found["mace_cpu"], found["tflite_dsp"], found["ncnn_gpu"], found["codl_image"]) == (
+        "mace", "tflite", "ncnn", None,
+    )  # fmt: skip
 
 
 def test_compare_and_measure_tables(api: Api, capsys: pytest.CaptureFixture[str]) -> None:

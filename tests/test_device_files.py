@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import hetrl
 from hetrl.cli.main import run
 from hetrl.device_bridge.plausibility import MEANINGS, check_spec, quantities
+from hetrl.device_bridge.quantity import Quantity, Source
 from hetrl.device_bridge.spec import builtin_names, load_spec
 
 
@@ -20,6 +22,21 @@ def test_shipped_device_files_are_plausible(name: str) -> None:
     for path, field, quantity in quantities(spec):
         assert field in MEANINGS, path
         assert quantity.note, path
+
+
+def test_error_tables_have_one_meaning_and_are_checked() -> None:
+    spec = load_spec("d1")
+    errors = [(path, quantity) for path, field, quantity in quantities(spec) if field == "errors"]
+    kept = [q for engine in spec.engines.values() for table in engine.errors.values() for q in table.values()]
+    assert [quantity for _, quantity in errors] == kept
+    assert "engines.mace.errors.unseen.split" in dict(errors)
+    engine = spec.engine("mace")
+    for value, plausible in ((0.3, True), (0.0, False), (9.0, False)):
+        table = {"unseen": {"split": Quantity(value, Source.ASSUMED)}}
+        changed = msgspec.structs.replace(engine, errors=table)
+        found = check_spec(msgspec.structs.replace(spec, engines={"mace": changed}))
+        assert [f.field for f in found] == ([] if plausible else ["engines.mace.errors.unseen.split"])
+        assert all("measured / predicted" in f.problem for f in found)
 
 
 def test_template_is_a_working_device_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

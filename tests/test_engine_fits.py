@@ -21,7 +21,8 @@ from hetrl.calibration.roofline import (
     median_abs,
     predict,
 )
-from hetrl.device_bridge.spec import Engine, RooflineCost, Source
+from hetrl.device_bridge.quantity import Source
+from hetrl.device_bridge.spec import Engine, RooflineCost
 from hetrl.device_bridge.surrogate.op_time import roofline_time_ms
 from hetrl.errors import UnknownName
 

@@ -93,6 +93,7 @@ def rate_pct(device: SurrogateDevice, policy: str, window: int, duty: float = 1.
 
 
 # Another operator model of d1, 60 Hz, 4 ms of GPU a frame: latency, GPU busy %, drops in % for W = 1, 2, 3, and more.
+# It and this one were fitted apart, to the same phone; orders between rows must hold all the same.
 FIGURE_5 = {
     "mace_gpu_buffer": (681, 100, (73, 89, 99, 100)),
     "mace_gpu_image": (220, 99, (31, 61, 85, 98)),
@@ -100,17 +101,28 @@ FIGURE_5 = {
     "codl_buffer": (377, 95, (47, 58, 64, 64)),
     "codl_image": (139, 82, (6, 12, 18, 26)),
 }
-TOLERANCE_PCT = 6.0  # percentage points: that model and this one were fitted apart
+LATENCY_TOLERANCE, TOLERANCE_PCT = 0.07, 9.0  # the second in percentage points
 
 
 @pytest.mark.parametrize("policy", FIGURE_5)
 def test_vgg16_on_d1_drops_the_frames_of_the_table(vgg16: SurrogateDevice, policy: str) -> None:
     latency, busy_pct, drops_pct = FIGURE_5[policy]
     answer = beside_a_ui(vgg16, policy, 16)
-    assert answer.latency_ms == pytest.approx(latency, rel=0.04)
+    assert answer.latency_ms == pytest.approx(latency, rel=LATENCY_TOLERANCE)
     assert 100 * answer.utilization[1].busy == pytest.approx(busy_pct, abs=TOLERANCE_PCT)
     found = [rate_pct(vgg16, policy, window) for window in (1, 2, 3, 16)]
     assert found == pytest.approx(list(drops_pct), abs=TOLERANCE_PCT)
+
+
+def test_vgg16_on_d1_keeps_the_order_of_the_table(vgg16: SurrogateDevice) -> None:
+    answers = {policy: beside_a_ui(vgg16, policy, 16) for policy in FIGURE_5}
+    drops = {policy: tuple(rate_pct(vgg16, policy, w) for w in (1, 2, 3, 16)) for policy in FIGURE_5}
+    for a, (latency_a, _, drops_a) in FIGURE_5.items():
+        for b, (latency_b, _, drops_b) in FIGURE_5.items():
+            if latency_a * (1 + LATENCY_TOLERANCE) < latency_b:
+                assert (answers[a].latency_ms or 0.0) < (answers[b].latency_ms or 0.0), (a, b)
+            for mine, other, expected, reference in zip(drops[a], drops[b], drops_a, drops_b, strict=True):
+                assert mine < other or expected + TOLERANCE_PCT >= reference, (a, b)
 
 
 def test_fig5_a_the_gpu_alone_drops_more_than_90_percent_of_frames(vgg16: SurrogateDevice) -> None:

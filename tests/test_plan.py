@@ -237,6 +237,8 @@ def test_plans_of_devices_are_valid_under_the_schema() -> None:
 
     device = SurrogateDevice(D1, random_graph(5, 6))
     for policy in policy_catalog():
+        if not policy.applies(device):
+            continue
         document = json.loads(encode_plan(policy.plan(device)))
         VALIDATOR.validate(document)
         assert not VALIDATOR.is_valid(document | {"extra": 1})

@@ -3,6 +3,7 @@
 import io
 import sys
 
+import msgspec
 import pytest
 from rich.console import Console
 from rich.table import Table
@@ -16,6 +17,7 @@ from hetrl.report.tables import (
     comparison_lines,
     comparison_table,
     faster,
+    interval,
     number,
     percent,
     plan_words,
@@ -51,8 +53,8 @@ def row(policy: str, latency_ms: float | None, *processors: str, keeps: bool = T
     )
 
 
-def text(table: Table) -> str:
-    console = Console(file=io.StringIO(), width=300)
+def text(table: Table, width: int = 300) -> str:
+    console = Console(file=io.StringIO(), width=width)
     with console.capture() as captured:
         console.print(table)
     return captured.get()
@@ -105,6 +107,45 @@ def test_comparison_marks_what_breaks_a_budget_and_says_the_evidence() -> None:
 def test_no_winner_is_said() -> None:
     lost = Comparison(device="d1", model="m", engine="mace", condition="cold", rows=ROWS[:1], winner=None)
     assert comparison_lines(lost)[-1] == "no plan keeps the budgets"
+
+
+@pytest.mark.parametrize(
+    ("bounds_ms", "shown"),
+    [
+        (None, "-"),
+        ((118.6, 160.4), "119-160"),
+        ((99.96, 1204.4), "100-1204"),
+        ((9.123, 99.94), "9.12-99.9"),
+        ((0.01234, 1.0), "0.0123-1.00"),
+    ],
+)
+def test_intervals_are_short(bounds_ms: tuple[float, float] | None, shown: str) -> None:
+    assert interval(bounds_ms) == shown
+
+
+def test_a_latency_is_told_with_its_interval() -> None:
+    sure = tuple(
+        msgspec.structs.replace(r, latency_interval_ms=r.latency_ms and (0.8 * r.latency_ms, 1.2 * r.latency_ms))
+        for r in ROWS
+    )
+    told = {line.split()[0]: line for line in text(rows_table(sure)).splitlines() if line.strip()}
+    assert " 10.00 8.00-12.0 " in told["learned"] and " 40.00 32.0-48.0 " in told["cpu"]
+    assert told["npu"].split()[1:3] == ["-", "-"]
+    assert "90 %" not in text(rows_table(ROWS))  # nobody knows any
+    compared = msgspec.structs.replace(COMPARISON, rows=sure)
+    assert "8.00-12.0" in text(comparison_table(compared))
+    assert comparison_lines(compared)[-1].startswith("best       learned, 10.00 ms (calibrated, 90 % in 8.00-12.0 ms)")
+
+
+def test_a_usual_comparison_fits_a_terminal_of_80_columns() -> None:
+    rows = tuple(
+        msgspec.structs.replace(row(name, 123.4, *units), latency_interval_ms=(100.0, 1500.0), energy_mj=1234.0)
+        for name, units in (("mace_gpu_buffer", (GPU,)), ("exact", (GPU, CPU)), ("mace_cpu", (CPU,)))
+    )
+    compared = Comparison(device="d1", model="m", engine="mace", condition="cold", rows=rows, winner="exact")
+    lines = text(comparison_table(compared), width=80).splitlines()
+    assert len(lines) == 3 + len(rows)  # headings of two lines, a rule, and no row that wraps
+    assert max(map(len, lines)) <= 80
 
 
 def test_rows_against_the_best_hand_policy() -> None:

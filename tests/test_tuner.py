@@ -159,7 +159,7 @@ def test_failing_measurements_do_not_end_a_run() -> None:
 
     def flaky(plan: Plan, condition: Condition) -> Measurement:
         calls.append(plan.key)
-        if int(plan.key[:4], 16) % 10 < 3:
+        if len(plan.segments) > 1 and int(plan.key[:4], 16) % 10 < 3:  # the reference always works
             return Measurement.failed(Failure.TIMEOUT, "took too long")
         return real.measure(plan, condition)
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hetrl.accuracy import predicted_accuracy_drop_pct
 from hetrl.agents.segment_costs import Bools, SegmentCosts, State
 from hetrl.condition import Condition
 from hetrl.device_bridge.surrogate.cost_model import CostModel
@@ -53,13 +52,13 @@ def exact(space: PlanSpace, objective: Objective, condition: Condition) -> Exact
     settings = _settings(len(space.engine.processors), limit is not None)
     for ratio in space.prune_ratios:
         model = space.device.cost_model(ratio, condition=condition)
-        drop_pct = predicted_accuracy_drop_pct(ratio)
+        possible = space.possible_at(ratio)  # so every plan solved for keeps the accuracy budget
         for memory in space.memories:
             hopeless: list[_Setting] = []
             for setting in settings:
                 if any(setting.no_faster_than(other) for other in hopeless):
                     continue
-                solved = _solve(model, memory, setting, space.possible)
+                solved = _solve(model, memory, setting, possible)
                 if solved.bound_ms >= best.latency_ms:
                     hopeless.append(setting)  # nor does it lower the bound below what is known
                     continue
@@ -69,7 +68,7 @@ def exact(space: PlanSpace, objective: Objective, condition: Condition) -> Exact
                 drop_rate = float(answers.frame_drop_rate[0]) if limit is not None else None
                 if answers.peak_memory_mb[0] > space.device.memory_limit_mb:
                     continue
-                if objective.keeps(drop_pct, drop_rate) and answers.latency_ms[0] < best.latency_ms:
+                if objective.keeps(0.0, drop_rate) and answers.latency_ms[0] < best.latency_ms:
                     best = Exact(schedule, ratio, float(answers.latency_ms[0]), bound)
     if best.latency_ms <= bound * (1 + TOLERANCE):
         bound = best.latency_ms

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from hetrl.accuracy import plan_accuracy_drop_pct
 from hetrl.agents.trials import Trial, TrialLog
 from hetrl.condition import Condition
 from hetrl.device_bridge.base import Device
@@ -82,7 +83,8 @@ class Ledger:
             earlier = self._replayed.get(key)
             if earlier is None:
                 measured = self.device.measure(plan, self.condition)
-                outcome = of_measurements([measured], [plan.compression.prune_ratio], self.space.groups).at(0)
+                drop_pct = np.array([plan_accuracy_drop_pct(plan)])
+                outcome = of_measurements([measured], drop_pct, self.space.groups).at(0)
                 error = measured.error.message if measured.error else None
                 self._add(Trial.of(self.evaluations, by, outcome, key=key, plan=plan, error=error), new=True)
             else:

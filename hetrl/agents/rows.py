@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hetrl.accuracy import predicted_accuracy_drop_pct
+from hetrl.accuracy import plan_accuracy_drop_pct
 from hetrl.compress.channels import pruned
 from hetrl.condition import Condition
 from hetrl.device_bridge.base import Device
@@ -15,7 +15,7 @@ from hetrl.results import Row
 
 def row_of(name: str, plan: Plan, measured: Measurement, graph: OperatorGraph, objective: Objective) -> Row:
     """One plan's row."""
-    drop_pct = predicted_accuracy_drop_pct(plan.compression.prune_ratio)
+    drop_pct = plan_accuracy_drop_pct(plan)
     keeps = measured.ok and objective.keeps(drop_pct, measured.frame_drop_rate)
     fallen = {graph.group_of_node[graph.node_index[f.node]] for f in measured.fallbacks}
     moved = sum(len(graph.groups[g].nodes) for g in fallen)

@@ -21,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from hetrl.agents.policies.codl_rule import codl_schedule
-from hetrl.calibration.fit import tables_of_rows
+from hetrl.calibration.mace import MEASURED_PHONE, tables_of_rows
 from hetrl.calibration.rows import cells, workload_of_rows
-from hetrl.device_bridge.spec import load_spec
+from hetrl.device_bridge.spec import Engine
 from hetrl.device_bridge.surrogate.cost_model import CostModel
 from hetrl.device_bridge.surrogate.schedule import Placed, Schedule, batch_of
 from hetrl.errors import MissingExtra
@@ -51,15 +51,14 @@ class Profile:
     operators: int
 
 
-def profiles() -> tuple[Profile, ...]:
-    """The six rows of Table 3."""
+def profiles(engine: Engine) -> tuple[Profile, ...]:
+    """The six rows of Table 3; `engine` is d1's `mace` engine set."""
     with (resources.files("hetrl.data") / "study_conditions.csv").open(encoding="utf-8") as file:
-        return tuple(_profile(row) for row in csv.DictReader(file))
+        return tuple(_profile(row, engine) for row in csv.DictReader(file))
 
 
-def _profile(row: dict[str, str]) -> Profile:
+def _profile(row: dict[str, str], engine: Engine) -> Profile:
     model, shared = row["model"], row["method"].startswith("codl")
-    engine = load_spec("d1").engine("mace")
     cost = CostModel(tables_of_rows(model, engine), idle_w=0.0)
     count = len(workload_of_rows(model).items)
 
@@ -70,7 +69,7 @@ def _profile(row: dict[str, str]) -> Profile:
         processor = [p.unit for p in engine.processors].index(unit)
         return latency_ms(Schedule((Placed(0, count - 1, processor, Memory.IMAGE),)))
 
-    known = {c.strategy: c.latency_ms for c in cells() if (c.device, c.model) == ("d1", model)}
+    known = {c.strategy: c.latency_ms for c in cells() if (c.device, c.model) == (MEASURED_PHONE, model)}
     cold = latency_ms(codl_schedule(cost, Memory.IMAGE)) if shared else alone("gpu")
     return Profile(
         model=model,
@@ -119,9 +118,8 @@ def errors(values: Floats, rows: Iterable[Profile]) -> Floats:
     return np.array([predict_ms(values, p) / np.array(p.measured_ms[1:]) - 1 for p in rows])
 
 
-def leave_one_model_out() -> tuple[tuple[Profile, Floats], ...]:
+def leave_one_model_out(rows: Sequence[Profile]) -> tuple[tuple[Profile, Floats], ...]:
     """Each row with its four errors under a fit that saw the other models alone."""
-    rows = profiles()
     found = []
     for model in dict.fromkeys(p.model for p in rows):
         values = fit([p for p in rows if p.model != model])

@@ -5,25 +5,35 @@ rates by the ratio of peak arithmetic to the power `exponent`, traffic by the ra
 calls not at all. The exponent is 1 for CPUs and for one GPU at another clock, 1/2 between GPUs and between DSPs: from
 Snapdragon 855 to 888 a GPU's nominal peak doubles, but measured latencies hardly fall. Two pieces of silicon that
 bracket a phone's give their geometric mean.
+
+An engine set knows a network of hetrl's zoo (`calibrated_models`, `seen_models`) if each of its processors was measured
+with it, on the phone's own silicon or on another's: a plan may use any of them. That is little. ncnn's rows have VGG-16
+on both of its processors, and a ResNet-50 that is another network than the zoo's (its strides are in the 1x1
+convolutions, as Caffe's are: 3.86 GMAC instead of 4.09). In TFLite's rows no CPU was measured with a network of the
+zoo: those of nn-Meter are a tool's predictions.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
 import msgspec
 
+from hetrl.calibration import ncnn, tflite
 from hetrl.calibration.fit import power_w, sharing_lines
 from hetrl.calibration.roofline import PARAMETERS
-from hetrl.device_bridge.spec import Engine, Link, Processor, Quantity, RooflineCost, Source
+from hetrl.device_bridge.quantity import Quantity, Source
+from hetrl.device_bridge.spec import Engine, Link, Processor, RooflineCost
 from hetrl.device_bridge.surrogate.tables import GROUPED_CONV
 from hetrl.errors import UnknownName
+from hetrl.zoo.resolve import resolve_model
 
-"""In `unsupported`: convolutions in groups of several channels each (depthwise ones run)."""
+# Networks of the rows that are networks of the zoo, multiply-accumulate for multiply-accumulate.
+ZOO_NETWORKS = {"ncnn": ("vgg16",), "tflite": ("resnet18", "resnet34", "resnet50", "vgg16")}
 
 # TFLite's GPU delegate and HiAI take convolutions, pools, element-wise operators, concatenations, resizes and the like;
 # integer indexing, sorting, control flow and recurrent layers run on the CPU.
@@ -182,6 +192,33 @@ def _link(host: Processor, accelerator: Processor, origin: From) -> Link:
     )
 
 
+@cache
+def measured_on(engine: str, group: str) -> dict[str, frozenset[str]]:
+    """Networks of a group's rows by silicon, nn-Meter's predictions left out."""
+    module = {"ncnn": ncnn, "tflite": tflite}[engine]
+    rows = [row for row in module.rows(module.GROUPS[group]) if "nnmeter" not in row.silicon]
+    return {s: frozenset(r.network for r in rows if r.silicon == s) for s in {r.silicon for r in rows}}
+
+
+def _known_networks(name: str, origins: Sequence[From]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Zoo networks that all processors were measured with: on their own silicon; on any, the former left out."""
+    own: list[frozenset[str]] = []
+    anywhere: list[frozenset[str]] = []
+    for origin in origins:
+        by_silicon = measured_on(name, origin.group)
+        fitted = _source(origin)[0] is Source.FITTED
+        own.append(by_silicon.get(origin.silicon[0], frozenset()) if fitted else frozenset())
+        anywhere.append(frozenset().union(*by_silicon.values()))
+    calibrated = tuple(n for n in ZOO_NETWORKS[name] if all(n in measured for measured in own))
+    seen = (n for n in ZOO_NETWORKS[name] if all(n in measured for measured in anywhere))
+    return calibrated, tuple(n for n in seen if n not in calibrated)
+
+
+@cache
+def _structure_hash(network: str) -> str:
+    return resolve_model(network).structure_hash
+
+
 def _engine(name: str, parts: list[tuple[str, str, tuple[str, ...], From]]) -> Engine:
     processors = tuple(
         Processor(
@@ -191,7 +228,13 @@ def _engine(name: str, parts: list[tuple[str, str, tuple[str, ...], From]]) -> E
     )
     host = processors[0]
     links = [_link(host, p, part[3]) for p, part in zip(processors[1:], parts[1:], strict=True)]
-    return Engine(processors=processors, links=tuple(links))
+    calibrated, seen = _known_networks(name, [origin for *_, origin in parts])
+    return Engine(
+        processors=processors,
+        links=tuple(links),
+        calibrated_models=tuple(_structure_hash(n) for n in calibrated),
+        seen_models=tuple(_structure_hash(n) for n in seen),
+    )
 
 
 def engine_sets(device_id: str) -> dict[str, Engine]:

@@ -30,7 +30,8 @@ from hetrl.calibration.mace import (
 from hetrl.calibration.phones import phones
 from hetrl.calibration.plans import walk
 from hetrl.calibration.rows import Cell, ratios, workload_of_rows
-from hetrl.device_bridge.spec import Engine, Quantity, Source
+from hetrl.device_bridge.quantity import Quantity, Source
+from hetrl.device_bridge.spec import Engine
 from hetrl.errors import MissingExtra
 
 __all__ = ["FAMILY", "MODELS", "PHONES", "Fit", "engine_of", "fit_all", "power_w", "sharing_lines", "tables_of_rows"]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
 from functools import cache
+from itertools import combinations
+from multiprocessing import get_context
 
 from hetrl.calibration.fit import MODELS, PHONES, Fit, engine_of, fit_all
 from hetrl.calibration.predict import CellError, predictions
@@ -11,6 +14,7 @@ from hetrl.calibration.rows import cells
 from hetrl.calibration.scaling import STAND_IN, scaled_engine
 
 Pair = tuple[str, str]  # phone, network
+_fits: dict[frozenset[Pair], Fit] = {}
 
 
 def pairs() -> tuple[Pair, ...]:
@@ -18,11 +22,31 @@ def pairs() -> tuple[Pair, ...]:
     return tuple(sorted({(c.device, c.model) for c in cells()}))
 
 
-@cache
 def fit_without(dropped: frozenset[Pair]) -> Fit:
-    """The fit that sees nothing of some (phone, network) pairs, per-operator ratios included."""
+    """The fit that sees nothing of some (phone, network) pairs, per-operator ratios included; each is made once."""
+    if dropped not in _fits:
+        _fits[dropped] = _fit_without(dropped)
+    return _fits[dropped]
+
+
+def fit_ahead(*, nested: bool) -> None:
+    """Make the fits that held-out errors need, on all cores.
+
+    :param nested: also those of the coverage checks, which leave out a second network or pair.
+    """
+    networks = [frozenset(p for p in pairs() if p[1] == model) for model in MODELS]
+    alone = [frozenset({pair}) for pair in pairs()]
+    wanted = [frozenset[Pair](), *networks, *alone, *(frozenset(p for p in pairs() if p[0] == d) for d in PHONES)]
+    if nested:
+        wanted += [a | b for group in (networks, alone) for a, b in combinations(group, 2)]
+    missing = [dropped for dropped in wanted if dropped not in _fits]
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        _fits.update(zip(missing, pool.map(_fit_without, missing), strict=True))
+
+
+def _fit_without(dropped: frozenset[Pair]) -> Fit:
     kept = [c for c in cells() if (c.device, c.model) not in dropped]
-    return fit_all(kept, {(p, m) for p in PHONES for m in MODELS} - dropped)
+    return fit_all(kept, set(pairs()) - dropped)
 
 
 @cache
@@ -33,9 +57,8 @@ def in_sample() -> tuple[CellError, ...]:
 
 def of_model(model: str, without: tuple[Pair, ...] = ()) -> tuple[CellError, ...]:
     """A network's cells by a fit that saw no row of it, nor of the pairs in `without`."""
-    hidden = frozenset((p, model) for p in PHONES)
-    fit = fit_without(hidden | frozenset(without))
-    return _errors(fit, [(p, m) for p, m in pairs() if m == model and (p, m) not in without])
+    own = frozenset(pair for pair in pairs() if pair[1] == model)
+    return _errors(fit_without(own | frozenset(without)), own - set(without))
 
 
 @cache
@@ -60,7 +83,7 @@ def leave_one_phone_out() -> tuple[CellError, ...]:
     """Scaled phones: each by the rules of `scaling`, from fits that saw no row of it; d5 has no stand-in GPU."""
     found: list[CellError] = []
     for phone, nearest in STAND_IN.items():
-        fit = fit_without(frozenset((phone, m) for m in MODELS))
+        fit = fit_without(frozenset(pair for pair in pairs() if pair[0] == phone))
         mine = [c for c in cells() if c.device == phone and (nearest.gpu or c.strategy == "mace_cpu")]
         found += predictions(mine, {phone: scaled_engine(fit, phone, nearest)})
     return tuple(found)

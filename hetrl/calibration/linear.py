@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from hetrl.calibration.mace import QUEUE_WAIT_MS, layout_of_rows
-from hetrl.device_bridge.spec import CpuCost, GpuCost, Quantity, Source
+from hetrl.device_bridge.quantity import Quantity, Source
+from hetrl.device_bridge.spec import CpuCost, GpuCost
 from hetrl.device_bridge.surrogate.cost_model import CostModel
 from hetrl.device_bridge.surrogate.op_time import OpShapes, cpu_time_ms, gpu_time_ms
 from hetrl.device_bridge.surrogate.schedule import Schedule, batch_of

@@ -9,7 +9,8 @@ import numpy as np
 
 from hetrl.calibration.phones import Phone, phones
 from hetrl.calibration.rows import powers_w, sharing_points, workload_of_rows
-from hetrl.device_bridge.spec import CpuCost, Engine, GpuCost, Link, Processor, Quantity, Source
+from hetrl.device_bridge.quantity import Quantity, Source
+from hetrl.device_bridge.spec import CpuCost, Engine, GpuCost, Link, Processor
 from hetrl.device_bridge.surrogate.tables import Layout, Tables, build_layout, engine_options, time_layout
 from hetrl.plan import Memory
 

@@ -8,35 +8,35 @@ from importlib import resources
 
 import msgspec
 
+from hetrl.device_bridge.hardware import Hardware
+from hetrl.device_bridge.quantity import Quantity
 from hetrl.plan import Memory
 
 
-class Cluster(msgspec.Struct, frozen=True):
+class SlowBigCore(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The slowest among the four big cores, which a static split of work waits for.
+
+    :param coremark_per_mhz: None for the A73, which nobody measured.
+    """
+
     core: str
-    count: int
     max_ghz: float
+    coremark_per_mhz: Quantity | None = None
 
 
 class Phone(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One phone of `phones.json`.
-
-    :param slow_big_ghz: clock of the slowest among the four big cores, which a static split of work waits for.
-    :param coremark_per_mhz: of that core; 0 for the A73, which nobody measured.
-    """
+    """One phone of `phones.json`."""
 
     phone: str
     soc: str
     ram_gb: float
-    cpu: tuple[Cluster, ...]
-    slow_big_core: str
-    slow_big_ghz: float
-    coremark_per_mhz: float
-    gpu: str
-    gpu_mhz: float
-    gpu_gflops: float
-    memory: str
-    memory_gbps: float
-    sources: dict[str, str]
+    slow_big_core: SlowBigCore
+    hardware: Hardware
+
+    @property
+    def gpu(self) -> str:
+        """Name of the GPU."""
+        return self.hardware.gpu.name
 
     @property
     def family(self) -> str:
@@ -49,9 +49,9 @@ class Phone(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Memory.BUFFER if self.family == "mali" else Memory.IMAGE
 
     @property
-    def clusters(self) -> str:
-        """CPU clusters in words."""
-        return " + ".join(f"{c.count} x {c.core} {c.max_ghz:g} GHz" for c in self.cpu)
+    def memory_gbps(self) -> float:
+        """Nominal bandwidth of main memory, 1e9 bytes per second."""
+        return self.hardware.memory.bandwidth_gbps.value
 
 
 @cache

@@ -17,7 +17,8 @@ from importlib import resources
 import numpy as np
 import numpy.typing as npt
 
-from hetrl.device_bridge.spec import Quantity, RooflineCost, Source
+from hetrl.device_bridge.quantity import Quantity, Source
+from hetrl.device_bridge.spec import RooflineCost
 from hetrl.device_bridge.surrogate.op_time import KIND_CODE, OpShapes, roofline_time_ms
 from hetrl.errors import MissingExtra
 from hetrl.graph import OpKind

@@ -26,7 +26,8 @@ import numpy as np
 from hetrl.calibration.fit import Fit, engine_of
 from hetrl.calibration.mace import NUMBERS, mace_engine
 from hetrl.calibration.phones import Phone, phones
-from hetrl.device_bridge.spec import Engine, Quantity, Source
+from hetrl.device_bridge.quantity import Quantity, Source
+from hetrl.device_bridge.spec import Engine
 
 TRAFFIC_POWER = 0.5
 
@@ -119,9 +120,11 @@ def _unchanged(_there: Phone, _here: Phone) -> float:
 
 
 def _cpu_speed(phone: Phone) -> float:
-    if phone.slow_big_core == "A73":
-        return phone.slow_big_ghz * phones()["d1"].coremark_per_mhz / a73_slowdown()
-    return phone.slow_big_ghz * phone.coremark_per_mhz
+    core, a76 = phone.slow_big_core, phones()["d1"].slow_big_core
+    assert a76.coremark_per_mhz is not None  # measured
+    if core.coremark_per_mhz is None:
+        return core.max_ghz * a76.coremark_per_mhz.value / a73_slowdown()
+    return core.max_ghz * core.coremark_per_mhz.value
 
 
 def _cpu_work(there: Phone, here: Phone) -> float:
@@ -129,9 +132,10 @@ def _cpu_work(there: Phone, here: Phone) -> float:
 
 
 def _gpu_work(there: Phone, here: Phone) -> float:
-    if there.gpu == here.gpu:
-        return there.gpu_mhz / here.gpu_mhz
-    return float((there.gpu_gflops / here.gpu_gflops) ** gpu_power())
+    before, after = there.hardware.gpu, here.hardware.gpu
+    if before.name == after.name:
+        return before.max_mhz.value / after.max_mhz.value
+    return float((before.peak_gflops.value / after.peak_gflops.value) ** gpu_power())
 
 
 def _traffic(there: Phone, here: Phone) -> float:

@@ -14,7 +14,8 @@ from hetrl.calibration.phones import phones
 from hetrl.calibration.rows import cells
 from hetrl.calibration.scaling import NEAREST, engine_for
 from hetrl.calibration.uncertainty import mace_errors, roofline_errors
-from hetrl.device_bridge.spec import SCHEMA, DeviceSpec, Engine, Known, Quantity, Source
+from hetrl.device_bridge.quantity import Quantity, Source
+from hetrl.device_bridge.spec import SCHEMA, DeviceSpec, Engine, Known
 from hetrl.zoo.resolve import resolve_model
 
 TABLE_1 = "the study's table 1 (arXiv 2405.01851)"
@@ -35,8 +36,7 @@ def device_spec(fit: Fit, phone: str, shifted: Mapping[str, Quantity] | None = N
         for name, engine in engines.items():
             errors = {**engine.errors, Known.SHIFTED.value: dict(shifted)}
             engines[name] = msgspec.structs.replace(engine, errors=errors)
-    notes = f"CPU {facts.clusters}; GPU {facts.gpu}, {facts.gpu_mhz:g} MHz; memory {facts.memory}. "
-    notes += "mace: clocks locked at their maximum, four threads on the big cores, fp32"
+    notes = "mace: clocks locked at their maximum, four threads on the big cores, fp32"
     if phone in NEAREST:
         origins = sorted({*NEAREST[phone].cpu, *NEAREST[phone].gpu})
         notes += f"; nobody measured it here, its numbers are scaled from {' and '.join(origins)}"
@@ -49,6 +49,7 @@ def device_spec(fit: Fit, phone: str, shifted: Mapping[str, Quantity] | None = N
         idle_w=from_d1(phone, power_w()["idle_w"], "CPU alone + GPU alone - both, hetrl/data/codl_power.csv"),
         default_engine="mace",
         engines=engines,
+        hardware=facts.hardware,
         notes=notes + ".",
     )
 

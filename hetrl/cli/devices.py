@@ -11,7 +11,8 @@ import msgspec
 import typer
 
 from hetrl.cli import options, output
-from hetrl.device_bridge.spec import DeviceSpec, Quantity, Source, builtin_names, load_spec
+from hetrl.device_bridge.quantity import Quantity, Source
+from hetrl.device_bridge.spec import DeviceSpec, builtin_names, load_spec
 from hetrl.errors import UsageError
 
 app = typer.Typer(add_completion=False, invoke_without_command=True, rich_markup_mode=None)

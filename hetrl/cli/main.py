@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from hetrl import __version__
 from hetrl.errors import HetrlError, UnknownName
 
-COMMANDS = ("train", "compare", "measure", "plan", "devices", "models", "policies")
+COMMANDS = ("train", "compare", "measure", "tasks", "plan", "profile", "devices", "models", "policies")
 INTERRUPTED = 130
 INTERNAL = 70  # EX_SOFTWARE: a defect of hetrl
 

@@ -16,11 +16,13 @@ def policies(json: options.Json = False) -> None:
 
     if json:
         keys = ("id", "family", "granularity", "source", "summary")
-        output.print_json({"policies": [{k: getattr(p, k) for k in keys} for p in policy_catalog()]})
+        found = [{k: getattr(p, k) for k in keys} | {"engine": p.runtime} for p in policy_catalog()]
+        output.print_json({"policies": found})
         return
     from hetrl.report.tables import grid
 
-    table = grid("policy", "family", "granularity", "what it does", "from")
+    table = grid("policy", "family", "engine", "granularity", "what it does", "from")
     for policy in policy_catalog():
-        table.add_row(policy.id, policy.family, str(policy.granularity), policy.summary, policy.source)
+        engine = policy.runtime or "any"
+        table.add_row(policy.id, policy.family, engine, policy.granularity, policy.summary, policy.source)
     output.show(table)

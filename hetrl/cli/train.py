@@ -81,8 +81,15 @@ def train(  # noqa: PLR0913, PLR0917 (typer reads the options from the parameter
     if json:
         output.print_json(document(result))
     else:
-        asked = {"--device": device, "--model": model, "--engine": engine, "--condition": condition}
-        summarize(result, {option: value for option, value in asked.items() if value and value != "cold"}, input_shape)
+        asked = {
+            "--device": device,
+            "--model": model,
+            "--engine": engine,
+            "--condition": None if condition == "cold" else condition,
+            "--max-accuracy-drop": f"{max_accuracy_drop:g}" if max_accuracy_drop else None,
+            "--max-frame-drop": None if max_frame_drop is None else f"{max_frame_drop:g}",
+        }
+        summarize(result, {option: value for option, value in asked.items() if value}, input_shape)
     if result.interrupted:
         raise typer.Exit(130)
 

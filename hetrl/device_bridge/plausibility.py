@@ -8,7 +8,8 @@ from typing import Any
 
 import msgspec
 
-from hetrl.device_bridge.spec import DeviceSpec, Quantity, Source
+from hetrl.device_bridge.quantity import Quantity, Source
+from hetrl.device_bridge.spec import DeviceSpec
 
 
 class Meaning(msgspec.Struct, frozen=True):
@@ -28,6 +29,11 @@ class Finding(msgspec.Struct, frozen=True):
 
 MEANINGS = {
     "ram_gb": Meaning(1, 64, "memory of the device, GB"),
+    "max_ghz": Meaning(0.3, 5, "highest clock of a CPU cluster, GHz"),
+    "max_mhz": Meaning(100, 3000, "highest clock of the GPU, MHz"),
+    "peak_gflops": Meaning(10, 10000, "nominal fp32 arithmetic of the GPU, 1e9 operations a second"),
+    "peak_tops": Meaning(0.1, 200, "nominal int8 arithmetic of an accelerator, 1e12 operations a second"),
+    "bandwidth_gbps": Meaning(2, 200, "nominal bandwidth of main memory, 1e9 bytes a second"),
     "idle_w": Meaning(0.05, 5, "power while nothing runs, W"),
     "active_w": Meaning(0.1, 20, "power on top of idle while this processor works, W"),
     "ms_per_gmac": Meaning(0.2, 300, "ms per 1e9 multiply-accumulates"),
@@ -55,11 +61,12 @@ MEANINGS = {
     "sync_ms": Meaning(0, 20, "ms that host and accelerator wait for each other"),
     "image_ms_per_melem": Meaning(0, 10, "ms per 1e6 elements between buffer and image"),
     "contention": Meaning(0, 1, "share by which two processors side by side slow each other down"),
+    "errors": Meaning(0.01, 2, "90 % of |ln(measured / predicted)| are below this"),
 }
 
 
 def quantities(spec: DeviceSpec) -> Iterator[tuple[str, str, Quantity]]:
-    """(path, field, quantity) of every number in a device file."""
+    """(path, field, quantity) of every number in a device file; all numbers of a table are of the table's field."""
     yield from _walk("", "", spec)
 
 
@@ -71,7 +78,7 @@ def _walk(path: str, field: str, thing: Any) -> Iterator[tuple[str, str, Quantit
             yield from _walk(f"{path}.{name}" if path else name, name, getattr(thing, name))
     elif isinstance(thing, dict):
         for name, part in thing.items():
-            yield from _walk(f"{path}.{name}", str(name), part)
+            yield from _walk(f"{path}.{name}", field, part)
     elif isinstance(thing, tuple):
         for index, part in enumerate(thing):
             yield from _walk(f"{path}[{index}]", field, part)

@@ -9,21 +9,13 @@ from pathlib import Path
 
 import msgspec
 
+from hetrl.device_bridge.hardware import Hardware
+from hetrl.device_bridge.quantity import Quantity
 from hetrl.errors import SpecError, UnknownName
 from hetrl.plan import PROCESSOR_ID, Memory
 
 SCHEMA = "hetrl.device/1"
-LARGEST = 1e9  # of any number in a device file
 MAX_PROCESSORS = 6  # of one engine set; the cost model keeps a number for every set of their memories
-
-
-class Source(StrEnum):
-    """How a number came about."""
-
-    MEASURED = "measured"
-    FITTED = "fitted"
-    SCALED = "scaled"
-    ASSUMED = "assumed"
 
 
 class Known(StrEnum):
@@ -33,18 +25,6 @@ class Known(StrEnum):
     SEEN = "seen"  # those on other devices are
     UNSEEN = "unseen"
     SHIFTED = "shifted"
-
-
-class Quantity(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A number with its source; `note` says which measurement, fit or rule."""
-
-    value: float
-    source: Source
-    note: str = ""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.value <= LARGEST:
-            raise ValueError(f"{self.value} is not in 0 to {LARGEST:g}")
 
 
 class CpuCost(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="winograd_cpu", tag_field="form"):
@@ -163,7 +143,7 @@ class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class DeviceSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One device file (`hetrl.device/1`)."""
+    """One device file (`hetrl.device/1`); predictions need its engine sets, `hardware` is for people and rules."""
 
     schema: str
     id: str
@@ -173,6 +153,7 @@ class DeviceSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     idle_w: Quantity
     default_engine: str
     engines: dict[str, Engine]
+    hardware: Hardware | None = None
     notes: str = ""
 
     def __post_init__(self) -> None:

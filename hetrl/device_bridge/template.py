@@ -7,7 +7,8 @@ import json
 import msgspec
 
 from hetrl.device_bridge.plausibility import MEANINGS
-from hetrl.device_bridge.spec import Quantity, load_spec
+from hetrl.device_bridge.quantity import Quantity
+from hetrl.device_bridge.spec import load_spec
 
 HEADER = """\
 # A device file of hetrl: `hetrl devices check THIS_FILE`, then `hetrl train --device THIS_FILE --model ...`.

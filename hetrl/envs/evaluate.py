@@ -8,7 +8,6 @@ from dataclasses import dataclass, fields
 import numpy as np
 import numpy.typing as npt
 
-from hetrl.accuracy import predicted_accuracy_drop_pct
 from hetrl.condition import Condition
 from hetrl.device_bridge.base import Device
 from hetrl.device_bridge.surrogate.cost_model import Schedules
@@ -64,8 +63,7 @@ def evaluate(space: PlanSpace, device: Device, condition: Condition, taken: Ints
 
 def of_decisions(space: PlanSpace, measured: list[Measurement], taken: Ints) -> Outcomes:
     """What was measured of (length, B) complete decisions."""
-    ratios = [space.prune_ratios[int(index)] for index in taken[2]]
-    outcomes = of_measurements(measured, ratios, space.groups)
+    outcomes = of_measurements(measured, space.accuracy_drop_pct(*space.schedules(taken)), space.groups)
     for b, measurement in enumerate(measured):
         ends = space.segment_ends(taken[:, b])
         if len(measurement.segments) == len(ends):
@@ -75,8 +73,8 @@ def of_decisions(space: PlanSpace, measured: list[Measurement], taken: Ints) -> 
     return outcomes
 
 
-def of_measurements(measured: list[Measurement], prune_ratios: list[float], groups: int) -> Outcomes:
-    """Measurements as arrays, with the predicted accuracy of each plan's compression; no timeline."""
+def of_measurements(measured: list[Measurement], accuracy_drop_pct: Floats, groups: int) -> Outcomes:
+    """Measurements as arrays, with each plan's predicted accuracy drop (B,); no timeline."""
 
     def numbers(name: str) -> Floats:
         values = [getattr(m, name) for m in measured]
@@ -84,7 +82,7 @@ def of_measurements(measured: list[Measurement], prune_ratios: list[float], grou
 
     return Outcomes(
         latency_ms=numbers("latency_ms"),
-        accuracy_drop_pct=np.array([predicted_accuracy_drop_pct(r) for r in prune_ratios]),
+        accuracy_drop_pct=accuracy_drop_pct,
         frame_drop_rate=numbers("frame_drop_rate"),
         peak_memory_mb=numbers("peak_memory_mb"),
         energy_mj=numbers("energy_mj"),
@@ -95,6 +93,7 @@ def of_measurements(measured: list[Measurement], prune_ratios: list[float], grou
 def _on_surrogate(space: PlanSpace, device: SurrogateDevice, condition: Condition, taken: Ints) -> Outcomes:
     batch, prune = space.schedules(taken)
     outcomes = Outcomes.empty(taken.shape[1], space.groups)
+    drops = space.accuracy_drop_pct(batch, prune)
     positions = np.arange(space.groups)[:, None]
     for index in np.unique(prune):
         where = np.flatnonzero(prune == index)
@@ -103,8 +102,7 @@ def _on_surrogate(space: PlanSpace, device: SurrogateDevice, condition: Conditio
         answers = device.cost_model(ratio, condition=condition).evaluate(part, condition.ui)
         fits = np.isfinite(answers.latency_ms) & (answers.peak_memory_mb <= device.memory_limit_mb)
         ended = answers.steps.end_ms
-        began = np.vstack([np.zeros((1, len(where))), ended[:-1]])
-        took = ended - np.take_along_axis(began, part.start, axis=0)
+        took = ended - np.take_along_axis(answers.steps.begin_ms, part.start, axis=0)
 
         def known(values: Floats, fits: npt.NDArray[np.bool_] = fits) -> Floats:
             return np.where(fits, values, np.nan)
@@ -113,7 +111,7 @@ def _on_surrogate(space: PlanSpace, device: SurrogateDevice, condition: Conditio
             where,
             Outcomes(
                 latency_ms=known(answers.latency_ms),
-                accuracy_drop_pct=np.full(len(where), predicted_accuracy_drop_pct(ratio)),
+                accuracy_drop_pct=drops[where],
                 frame_drop_rate=known(answers.frame_drop_rate),
                 peak_memory_mb=known(answers.peak_memory_mb),
                 energy_mj=known(answers.energy_mj),

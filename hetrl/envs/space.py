@@ -16,7 +16,8 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from hetrl.accuracy import predicted_accuracy_drop_pct
+from hetrl.accuracy import INT8, predicted_accuracy_drop_pct
+from hetrl.device_bridge.spec import GpuCost, Processor
 from hetrl.device_bridge.surrogate.compile import option_of, plan_of, schedule_of
 from hetrl.device_bridge.surrogate.cost_model import Schedules
 from hetrl.device_bridge.surrogate.device import SurrogateDevice
@@ -30,6 +31,7 @@ from hetrl.plan_check import check_plan
 
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float64]
 PRUNE_RATIOS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 QUEUE_WINDOWS = (16, 4, 2, 1)
 SLICES_MS: tuple[float | None, ...] = (None, 4.0, 1.0)
@@ -61,7 +63,7 @@ class PlanSpace:
     """All plans of one model on one engine set that a run allows.
 
     :param device: the surrogate that knows which placements are possible.
-    :param objective: its accuracy budget bounds the pruning ratios.
+    :param objective: its accuracy budget bounds the pruning ratios, and forbids int8 where it cannot be paid.
     """
 
     def __init__(self, device: SurrogateDevice, objective: Objective) -> None:
@@ -69,8 +71,8 @@ class PlanSpace:
         self.graph = device.graph
         self.engine = device.engine
         self.options = device.options
-        allowed = [r for r in PRUNE_RATIOS if predicted_accuracy_drop_pct(r) <= objective.max_accuracy_drop_pct]
-        self.prune_ratios = tuple(allowed)
+        budget = objective.max_accuracy_drop_pct
+        self.prune_ratios = tuple(r for r in PRUNE_RATIOS if predicted_accuracy_drop_pct(r) <= budget)
         memories = tuple(m for m in MEMORIES if any(m in p.memory for p in self.engine.processors))
         self.memories = memories or (Memory.BUFFER,)
         self.groups = len(self.graph.groups)
@@ -80,6 +82,11 @@ class PlanSpace:
         self.chained = np.array([o.axis is Axis.HEIGHT for o in self.options])
         possible = [device.cost_model(ratio).tables.possible for ratio in self.prune_ratios]
         self.possible: Bools = np.logical_and.reduce(possible)
+        precisions = [{self.engine.processors[p].precision for p in o.processors} for o in self.options]
+        self._int8 = np.array([INT8 in found for found in precisions], dtype=np.int64)
+        both = [[predicted_accuracy_drop_pct(r, int8=b) for b in (False, True)] for r in self.prune_ratios]
+        self._drop_pct = np.array(both)  # (ratios, without and with int8)
+        self._affordable: Bools = self._drop_pct[:, self._int8] <= budget  # (ratios, O)
 
     @cached_property
     def globals(self) -> tuple[Decision, ...]:
@@ -112,12 +119,14 @@ class PlanSpace:
             return legal
         k = step - first
         granularity = taken[0]
+        affordable = self._affordable[taken[2]].T
         split_allowed = granularity == GRANULARITIES.index(Granularity.INTRA_OP)
-        legal[1 : 1 + len(self.options)] = self.possible[k][:, None] & (self.single[:, None] | split_allowed)
+        placements = self.possible[k][:, None] & (self.single[:, None] | split_allowed)
+        legal[1 : 1 + len(self.options)] = placements & affordable
         one = granularity == GRANULARITIES.index(Granularity.SINGLE)
         if k == 0:
             everywhere = self.possible.all(axis=0) & self.single
-            legal[1 : 1 + len(self.options), one] = everywhere[:, None]
+            legal[1 : 1 + len(self.options), one] = (everywhere[:, None] & affordable)[:, one]
             return legal
         placed, length = self._state(taken[first:step])
         chains = self.chained[placed] & (length < MAX_CHAIN)
@@ -132,8 +141,9 @@ class PlanSpace:
     def canonical(self, taken: Ints) -> Ints:
         """(length, B) decisions with those that do not matter set to their first choice: equal plans, equal columns.
 
-        Granularity only guides the choice of placements; memory type, window and slicing mean nothing without an
-        accelerator, nor does the cap of a processor that has no work.
+        Granularity only guides the choice of placements. Without work on a processor that has them to choose from, a
+        memory type means nothing; nor does a queue window without work on a GPU, slicing without work on one whose
+        kernels can be sliced, or the cap of a processor that has no work.
         """
         first = len(self.globals)
         same = taken.copy()
@@ -142,9 +152,9 @@ class PlanSpace:
         works = np.array([[p in o.processors for o in self.options] for p in range(len(self.engine.processors))])
         busy: Bools = np.any(works[:, batch.option], axis=1)
         same[5:first][~busy] = 0
-        accelerator = np.array([bool(p.memory) for p in self.engine.processors])
-        host_only = ~busy[accelerator].any(axis=0)
-        same[1, host_only] = same[3, host_only] = same[4, host_only] = 0
+        means = np.array([_means(p) for p in self.engine.processors])
+        for decision, matters in zip((1, 3, 4), means.T, strict=True):
+            same[decision, ~busy[matters].any(axis=0)] = 0
         return same
 
     def _state(self, codes: Ints) -> tuple[Ints, Ints]:
@@ -174,8 +184,19 @@ class PlanSpace:
             duty=np.array(DUTIES)[taken[5:first]],
             queue_window=np.array(QUEUE_WINDOWS)[taken[3]],
             slice_ms=slices[taken[4]],
+            overlap=np.zeros(size, dtype=np.bool_),
         )
         return batch, taken[2]
+
+    def possible_at(self, prune_ratio: float) -> Bools:
+        """(n, O) which options a plan of that pruning ratio may choose for which group."""
+        affordable: Bools = self._affordable[self.prune_ratios.index(prune_ratio)]
+        return self.possible & affordable
+
+    def accuracy_drop_pct(self, batch: Schedules, prune: Ints) -> Floats:
+        """(B,) what plans as `schedules` gives them cost in accuracy, predicted."""
+        drops: Floats = self._drop_pct[prune, self._int8[batch.option].max(axis=0)]
+        return drops
 
     def segment_ends(self, taken: Ints) -> Ints:
         """Last fusion group of each segment of one complete sequence of decisions (length,)."""
@@ -251,6 +272,12 @@ class PlanSpace:
             return False
         column = taken[:, None]
         return all(self.mask(step, column)[taken[step], 0] for step in range(self.length))
+
+
+def _means(processor: Processor) -> tuple[bool, bool, bool]:
+    """Whether memory type, queue window and slicing mean anything for a processor."""
+    sliced = isinstance(processor.cost, GpuCost)
+    return bool(processor.memory), sliced or processor.unit == "gpu", sliced
 
 
 def _current(codes: Sequence[int]) -> int:

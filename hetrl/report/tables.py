@@ -11,15 +11,18 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from hetrl.measurement import Fallback, SegmentTiming
-    from hetrl.plan import Plan, Segment
+    from hetrl.plan import Evidence, Plan, Segment
     from hetrl.results import Comparison, PolicyLatency, Result, Row
 
 NOTHING = "-"
 
 
-def grid(*headings: str) -> Table:
-    """An empty table; a heading that starts with `>` is right-aligned, and its column never wraps."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+def grid(*headings: str, gap: int = 2) -> Table:
+    """An empty table; a heading that starts with `>` is right-aligned, and its column never wraps.
+
+    :param gap: blanks between columns.
+    """
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, gap - 1, 0, 0))
     for heading in headings:
         if heading.startswith(">"):
             table.add_column(heading[1:], justify="right", no_wrap=True)
@@ -34,6 +37,13 @@ def number(value: float | None, unit: str = "") -> str:
         return NOTHING
     text = f"{value:.0f}" if 1000 <= abs(value) < 1e6 else f"{value:#.4g}"
     return f"{text} {unit}" if unit else text
+
+
+def interval(bounds_ms: tuple[float, float] | None) -> str:
+    """`119-160`, three significant digits, which is more than intervals deserve."""
+    if bounds_ms is None:
+        return NOTHING
+    return "-".join(f"{ms:.0f}" if ms >= 99.95 else f"{ms:#.3g}" for ms in bounds_ms)
 
 
 def percent(fraction: float | None) -> str:
@@ -64,6 +74,8 @@ def _rows_table(rows: Sequence[Row], against: str | None = None, reference_ms: f
     short = short_names([name for row in rows for name in row.processors])
     cells: dict[str, list[str]] = {"policy": [row.policy for row in rows]}
     cells[">latency\nms"] = [number(row.latency_ms) for row in rows]
+    if any(row.latency_interval_ms for row in rows):
+        cells[">90 % in\nms"] = [interval(row.latency_interval_ms) for row in rows]
     if against is not None:
         cells[f">{against}"] = [faster(row.latency_ms, reference_ms) for row in rows]
     cells[">memory\nMB"] = [number(row.peak_memory_mb) for row in rows]
@@ -71,11 +83,11 @@ def _rows_table(rows: Sequence[Row], against: str | None = None, reference_ms: f
     cells[">frame\ndrops"] = [percent(row.frame_drop_rate) for row in rows]
     if lossy:
         cells[">accuracy\ndrop"] = [f"{row.accuracy_drop_pct:.2f} pt" for row in rows]
-    cells["runs on"] = [", ".join(short[name] for name in row.processors) or NOTHING for row in rows]
+    cells["runs on"] = ["+".join(short[name] for name in row.processors) or NOTHING for row in rows]
     if odd:
         cells["budgets"] = [row.error or ("kept" if row.keeps_budgets else "broken") for row in rows]
     cells["evidence"] = [row.evidence.value for row in rows]
-    table = grid(*cells)
+    table = grid(*cells, gap=1)  # so that a terminal of 80 columns wraps no word
     for row, line in zip(rows, zip(*cells.values(), strict=True), strict=True):
         table.add_row(*map(Text, line), style="" if row.keeps_budgets else "dim")
     return table
@@ -111,16 +123,23 @@ def comparison_lines(comparison: Comparison) -> list[str]:
     winner = rows.get(comparison.winner or "")
     if winner is None:
         return ["", "no plan keeps the budgets"]
-    line = f"best       {winner.policy}, {number(winner.latency_ms, 'ms')} ({winner.evidence.value})"
+    line = f"best       {winner.policy}, {latency(winner.latency_ms, winner.latency_interval_ms, winner.evidence)}"
     single = best_single(comparison.rows)
     if single is not None and winner is not single:
         line += f", {faster(winner.latency_ms, single.latency_ms)} the speed of one processor ({single.policy})"
     return ["", line]
 
 
+def latency(latency_ms: float | None, bounds_ms: tuple[float, float] | None, evidence: Evidence) -> str:
+    """`138.0 ms (calibrated, 90 % in 119-160 ms)`."""
+    said = f", 90 % in {interval(bounds_ms)} ms" if bounds_ms else ""
+    return f"{number(latency_ms, 'ms')} ({evidence.value}{said})"
+
+
 def result_lines(result: Result) -> list[str]:
     """Where the plan is, what it does, and how good it is."""
-    lines = [f"latency    {number(result.latency_ms, 'ms')} ({result.evidence.value})"]
+    bounds_ms = next((row.latency_interval_ms for row in result.rows if row.policy == "learned"), None)
+    lines = [f"latency    {latency(result.latency_ms, bounds_ms, result.evidence)}"]
     if result.best_hand is not None:
         best = result.best_hand
         lines[0] += f", {faster(result.latency_ms, best.latency_ms)} the speed of the best hand policy ({best.policy})"

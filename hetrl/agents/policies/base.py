@@ -10,9 +10,13 @@ from hetrl.errors import UsageError
 from hetrl.plan import MadeBy, Memory, Plan
 
 if TYPE_CHECKING:  # `hetrl policies` lists policies without paying for a cost model
+    from hetrl.device_bridge.spec import Engine
     from hetrl.device_bridge.surrogate.device import SurrogateDevice
     from hetrl.device_bridge.surrogate.schedule import Schedule
     from hetrl.device_bridge.surrogate.tables import Option
+
+MACE, TFLITE, NCNN = "mace", "tflite", "ncnn"
+RUNTIMES = (MACE, TFLITE, NCNN)  # engine sets whose default behaviour hetrl knows
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,9 @@ class HandPolicy:
     :param summary: the rule, and what it ignores, in a sentence.
     :param units: processor units it needs.
     :param memory: memory type it needs, where a processor has a choice.
+    :param runtime: the engine set whose own behaviour it is; None for a rule that any engine set may follow. What
+        MACE does is tried on engine sets of names that hetrl does not know as well.
+    :param splits: whether it shares operators between the CPU and a GPU with memory types.
     """
 
     id: str
@@ -42,6 +49,8 @@ class HandPolicy:
     units: tuple[str, ...]
     propose: Callable[[SurrogateDevice], Proposal]
     memory: Memory | None = None
+    runtime: str | None = None
+    splits: bool = False
 
     def applies(self, device: SurrogateDevice) -> bool:
         """Whether the device's engine set has what the strategy needs."""
@@ -49,9 +58,14 @@ class HandPolicy:
 
     def _lacks(self, device: SurrogateDevice) -> str | None:
         processors = device.engine.processors
+        runtime = device.engine_name if device.engine_name in RUNTIMES else MACE
+        if self.runtime not in (None, runtime):
+            return f"the runtime {self.runtime}"
         missing = sorted(set(self.units) - {p.unit for p in processors})
         if missing:
             return missing[0]
+        if self.splits and sharing_gpu(device.engine) is None:
+            return "a GPU with memory types that shares operators with the CPU"
         choices = [p.memory for p in processors if p.unit in self.units and p.memory]
         if self.memory is not None and any(self.memory not in memories for memories in choices):
             return f"{self.memory.value} memory"
@@ -60,15 +74,16 @@ class HandPolicy:
     def plan(self, device: SurrogateDevice) -> Plan:
         """The strategy's plan for the device's model.
 
-        :raises UsageError: the engine set lacks a processor or a memory type that the strategy needs.
+        :raises UsageError: the engine set lacks a processor, a memory type or an ability that the strategy needs.
         """
         from hetrl.device_bridge.surrogate.compile import plan_of
 
         lacking = self._lacks(device)
         if lacking is not None:
+            other = self.runtime != device.engine_name and self.runtime in device.spec.engines
             raise UsageError(
                 f"policy {self.id!r} needs {lacking}, which {device.spec.id} ({device.engine_name}) lacks",
-                "`hetrl devices` lists processors",
+                f"choose --engine {self.runtime}" if other else "`hetrl devices` lists processors",
             )
         proposal = self.propose(device)
         return plan_of(
@@ -80,3 +95,12 @@ class HandPolicy:
             engine_name=device.engine_name,
             made_by=MadeBy(method=self.id),
         )
+
+
+def sharing_gpu(engine: Engine) -> int | None:
+    """Number of the first GPU with memory types whose link to the CPU splits operators, None if there is none."""
+    from hetrl.device_bridge.spec import GpuCost
+
+    splitting = {link.accelerator for link in engine.links if link.splits}
+    found = (i for i, p in enumerate(engine.processors) if isinstance(p.cost, GpuCost) and p.id in splitting)
+    return next(found, None)

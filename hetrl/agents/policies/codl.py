@@ -28,6 +28,7 @@ def _codl(memory: Memory) -> HandPolicy:
         units=("cpu", "gpu"),
         propose=lambda device: _propose(device, memory),
         memory=memory,
+        splits=True,
     )
 
 

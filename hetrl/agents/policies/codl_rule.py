@@ -14,30 +14,42 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from hetrl.agents.policies.base import sharing_gpu
 from hetrl.device_bridge.spec import GpuCost
 from hetrl.device_bridge.surrogate.chains import chain_costs, position_work
 from hetrl.device_bridge.surrogate.cost_model import CostModel
 from hetrl.device_bridge.surrogate.schedule import Placed, Schedule
-from hetrl.device_bridge.surrogate.tables import MELEMS, MEMORIES, Tables
+from hetrl.device_bridge.surrogate.tables import MELEMS, MEMORIES, Tables, link_of
 from hetrl.plan import DEFAULT_QUEUE_WINDOW, Memory
 
 Floats = npt.NDArray[np.float64]
 CHAIN_RATIO_REACH_PCT = 30  # how far a chain's ratio may be from its head's own best
 
 
+def gpu_and_cpu(tables: Tables) -> tuple[int, int]:
+    """Numbers of the two processors that share operators; as options they are each alone."""
+    gpu = sharing_gpu(tables.engine)
+    assert gpu is not None  # or the policy does not apply
+    return gpu, [p.unit for p in tables.engine.processors].index("cpu")
+
+
 def friendly_memory(tables: Tables) -> Memory:
-    """The memory type that the engine's first GPU likes."""
-    return next(p.cost.friendly_memory for p in tables.engine.processors if isinstance(p.cost, GpuCost))
+    """The memory type that the GPU likes."""
+    cost = tables.engine.processors[gpu_and_cpu(tables)[0]].cost
+    assert isinstance(cost, GpuCost)
+    return cost.friendly_memory
 
 
 def codl_schedule(model: CostModel, memory: Memory, *, chains: bool = True, ratio_step_pct: int = 10) -> Schedule:
     """CoDL's plan, executed in `memory`; the tables may hold finer ratios than the planner tries."""
     tables = model.tables
+    pair = gpu_and_cpu(tables)
     plan_memory = friendly_memory(tables)
     duty = (1.0,) * len(tables.engine.processors)
     work = position_work(model, plan_memory, DEFAULT_QUEUE_WINDOW, np.inf, duty)
     alone = _alone_ms(model, work, plan_memory)
-    alone[:, [o.shares_pct[0] % ratio_step_pct != 0 for o in tables.options]] = np.inf
+    tried = [o.shares_pct[0] % ratio_step_pct == 0 and set(o.processors) <= set(pair) for o in tables.options]
+    alone[:, np.logical_not(tried)] = np.inf
     best = alone.argmin(axis=1)
     alone_ms = alone.min(axis=1)
     costs = chain_costs(model, work, plan_memory)
@@ -51,7 +63,7 @@ def codl_schedule(model: CostModel, memory: Memory, *, chains: bool = True, rati
         gain = 0.0
         for s, option in enumerate(costs.options if chains else ()):
             share = tables.options[option].shares_pct[0]
-            if share % ratio_step_pct or abs(share - ratio) > CHAIN_RATIO_REACH_PCT:
+            if not tried[option] or abs(share - ratio) > CHAIN_RATIO_REACH_PCT:
                 continue
             for offset in range(1, min(costs.work_ms.shape[1], n - head)):
                 saved = float(alone_ms[head : head + offset + 1].sum() - chain_ms[head, offset, s])
@@ -77,6 +89,7 @@ def _alone_ms(model: CostModel, work: Floats, memory: Memory) -> Floats:
     tables = model.tables
     m = MEMORIES.index(memory)
     fixed, rate = (a[:, m] for a in model.share_rates)
+    link = link_of(tables.engine, gpu_and_cpu(tables)[0])
     cost = np.where(tables.possible, work[:, :, 0], np.inf)
     elements = tables.workload.elements
     for k, item in enumerate(tables.workload.items):
@@ -85,7 +98,6 @@ def _alone_ms(model: CostModel, work: Floats, memory: Memory) -> Floats:
                 shared = sum(read[o, 0] for read in tables.host_in[k])
                 cost[k, o] += fixed[o] + rate[o] * (shared + tables.host_out[k, o, 0])
             elif tables.engine.processors[option.processors[0]].unit == "cpu":
-                link = tables.engine.links[0]
                 per_melem = link.map_ms_per_melem.value
                 per_melem += link.image_ms_per_melem.value if memory is Memory.IMAGE else 0.0
                 moved = sum(elements[r.tensor] for r in item.reads) + sum(elements[t] for t in item.writes)

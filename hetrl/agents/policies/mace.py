@@ -6,23 +6,11 @@ back costs, and the screen.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from hetrl.agents.policies.base import HandPolicy, Proposal
+from hetrl.agents.policies.base import MACE, HandPolicy
+from hetrl.agents.policies.single import whole_model
 from hetrl.plan import Memory
 
-if TYPE_CHECKING:
-    from hetrl.device_bridge.surrogate.device import SurrogateDevice
-
 SOURCE = "XiaoMi/mace, 2017"
-
-
-def _whole(device: SurrogateDevice, unit: str, memory: Memory) -> Proposal:
-    from hetrl.device_bridge.surrogate.schedule import Placed, Schedule
-
-    processor = [p.unit for p in device.engine.processors].index(unit)
-    last = len(device.graph.groups) - 1
-    return Proposal(Schedule((Placed(0, last, processor, memory),)), device.options)
 
 
 mace_cpu = HandPolicy(
@@ -32,7 +20,8 @@ mace_cpu = HandPolicy(
     source=SOURCE,
     summary="everything on the CPU's big cores",
     units=("cpu",),
-    propose=lambda device: _whole(device, "cpu", Memory.BUFFER),
+    propose=lambda device: whole_model(device, "cpu"),
+    runtime=MACE,
 )
 
 
@@ -44,8 +33,9 @@ def _gpu(memory: Memory) -> HandPolicy:
         source=SOURCE,
         summary=f"everything on the GPU, tensors in OpenCL {memory.value}s; the rest falls back to the CPU",
         units=("cpu", "gpu"),
-        propose=lambda device: _whole(device, "gpu", memory),
+        propose=lambda device: whole_model(device, "gpu", memory),
         memory=memory,
+        runtime=MACE,
     )
 
 

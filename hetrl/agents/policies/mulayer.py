@@ -28,4 +28,5 @@ mulayer = HandPolicy(
     units=("cpu", "gpu"),
     propose=_propose,
     memory=Memory.BUFFER,
+    splits=True,
 )

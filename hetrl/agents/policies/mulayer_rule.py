@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from hetrl.agents.policies.codl_rule import friendly_memory
+from hetrl.agents.policies.codl_rule import friendly_memory, gpu_and_cpu
 from hetrl.device_bridge.surrogate.cost_model import CostModel
 from hetrl.device_bridge.surrogate.schedule import Placed, Schedule
-from hetrl.device_bridge.surrogate.tables import MEMORIES
+from hetrl.device_bridge.surrogate.tables import MEMORIES, Option
 from hetrl.plan import Axis, Memory
 
 QUARTERS_PCT = (25, 50, 75)
@@ -23,7 +23,7 @@ def gpu_share_pct(model: CostModel) -> int:
     """The GPU's share of every operator: 0, 25, 50, 75 or 100 percent."""
     tables = model.tables
     time = tables.time_ms[MEMORIES.index(friendly_memory(tables)), :, :, 0, :]
-    cpu, gpu = _singles(model)
+    gpu, cpu = gpu_and_cpu(tables)
     on_gpu = np.isfinite(time[:, gpu, gpu])
     t_cpu = float(time[on_gpu, cpu, cpu].sum())
     t_gpu = float(time[on_gpu, gpu, gpu].sum())
@@ -34,17 +34,12 @@ def mulayer_schedule(model: CostModel) -> Schedule:
     """muLayer's plan. The tables must hold the quarters among their channel splits."""
     tables = model.tables
     share = gpu_share_pct(model)
-    cpu, gpu = _singles(model)
-    wanted = [i for i, o in enumerate(tables.options) if o.axis is Axis.OUTPUT_CHANNELS and o.shares_pct[0] == share]
+    gpu, cpu = gpu_and_cpu(tables)
+    split = Option((gpu, cpu), Axis.OUTPUT_CHANNELS, (share, 100 - share))
+    wanted = [i for i, option in enumerate(tables.options) if option == split]
     wanted += [gpu, cpu] if share > 0 else [cpu]
     segments = []
     for k in range(len(tables.workload.items)):
         option = next(o for o in wanted if tables.possible[k, o])
         segments.append(Placed(k, k, option, Memory.BUFFER))
     return Schedule(tuple(segments))
-
-
-def _singles(model: CostModel) -> tuple[int, int]:
-    """Option numbers of the CPU and of the GPU alone (they are the processors' own numbers)."""
-    units = [p.unit for p in model.tables.engine.processors]
-    return units.index("cpu"), units.index("gpu")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from hetrl.device_bridge.spec import Engine, GpuCost
 from hetrl.device_bridge.surrogate.schedule import Placed, Schedule
@@ -13,10 +14,18 @@ from hetrl.plan import Cap, Compression, MadeBy, Memory, Part, Plan, Segment
 from hetrl.plan_check import model_ref
 
 
+@dataclass(frozen=True)
+class Fallen:
+    """A position that runs on the CPU, since `processor` (its number in the engine) does not take it."""
+
+    position: int
+    processor: int
+
+
 def schedule_of(
     plan: Plan, engine: Engine, options: Sequence[Option], workload: Workload, groups: Sequence[Sequence[int]]
-) -> tuple[Schedule, tuple[int, ...]]:
-    """The plan's schedule, and the positions whose processor does not support them: they run on the CPU instead.
+) -> tuple[Schedule, tuple[Fallen, ...]]:
+    """The plan's schedule, and what no processor of its placement's takes: it runs on the CPU instead.
 
     :param groups: fusion groups of each segment, as `check_plan` gives them; `workload` is in that order.
     """
@@ -24,16 +33,17 @@ def schedule_of(
     number = {option: i for i, option in enumerate(options)}
     cpu = next(i for i, p in enumerate(engine.processors) if p.unit == "cpu")
     placed: list[Placed] = []
-    fallen: list[int] = []
+    fallen: list[Fallen] = []
     position = 0
     for members, segment in zip(groups, plan.segments, strict=True):
         option = option_of(segment, index)
         memory = segment.memory or _default_memory(engine)
         start = position
         for place in range(position, position + len(members)):
-            if all(supports(engine.processors[p], workload.items[place]) for p in option.processors):
+            refusing = [p for p in option.processors if not supports(engine.processors[p], workload.items[place])]
+            if not refusing:
                 continue
-            fallen.append(place)
+            fallen.append(Fallen(place, refusing[0]))
             if place > start:
                 placed.append(Placed(start, place - 1, number[option], memory))
             placed.append(Placed(place, place, number[Option((cpu,))], memory))
@@ -43,7 +53,7 @@ def schedule_of(
             placed.append(Placed(start, position - 1, number[option], memory))
     caps = {cap.processor: cap.duty for cap in plan.caps}
     duty = tuple(caps.get(p.id, 1.0) for p in engine.processors)
-    return Schedule(tuple(placed), duty, plan.queue_window, plan.kernel_slice_ms), tuple(fallen)
+    return Schedule(tuple(placed), duty, plan.queue_window, plan.kernel_slice_ms, plan.overlap), tuple(fallen)
 
 
 def option_of(segment: Segment, index: dict[str, int]) -> Option:
@@ -90,6 +100,7 @@ def plan_of(
         caps=caps,
         queue_window=schedule.queue_window if accelerated else None,
         kernel_slice_ms=schedule.slice_ms if accelerated else None,
+        overlap=schedule.overlap and len(used) > 1,
         made_by=made_by,
     )
 

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hetrl.condition import STUDY_CACHE_HIT, Condition
-from hetrl.device_bridge.spec import Quantity
+from hetrl.device_bridge.quantity import Quantity
 from hetrl.device_bridge.surrogate.tables import Tables
 
 Floats = npt.NDArray[np.float64]

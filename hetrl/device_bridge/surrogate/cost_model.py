@@ -1,11 +1,16 @@
 """The surrogate's answer for many schedules at once.
 
-Groups run one after the other, as MACE runs them; only the parts of a split run side by side. For each position
+Groups run one after the other, as MACE runs them; only the parts of a split run side by side. In a schedule that
+overlaps, a group starts as soon as its operands and its processors are free, in the schedule's order: independent
+branches on different processors run side by side. For each position
 
     convert   operands that are not where the placement reads them
     share     a split's host part maps, converts and waits for its piece of the operands (once per segment: sync)
     work      max over processors of busy/cap, times 1 + contention where several work
     tail      what the host's part made goes back to the accelerator's memory, for outputs that leave the segment
+
+Branches side by side slow each other down by the link's contention for as long as both work; the later one pays. The
+host's part in moving data is not charged to it, and memory is counted in the schedule's order.
 
 A tensor's home is host memory or an accelerator's memory of one type; copies stay valid. All arrays have the batch
 on their last axis, so that one position's work is a few contiguous vector operations; sums run in position order,
@@ -29,6 +34,7 @@ from hetrl.plan import Axis, Memory
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 HOST_HOME = 0
 
 
@@ -42,6 +48,7 @@ class Schedules:
     :param duty: (P, B) cap of each processor, in (0, 1].
     :param queue_window: (B,) kernels that may wait in the accelerator's queue.
     :param slice_ms: (B,) longest kernel, inf where kernels are not sliced.
+    :param overlap: (B,) whether independent groups run side by side.
     """
 
     option: Ints
@@ -51,12 +58,14 @@ class Schedules:
     duty: Floats
     queue_window: Ints
     slice_ms: Floats
+    overlap: Bools
 
 
 @dataclass(frozen=True)
 class Steps:
     """Per position and schedule (n, B): where the time went."""
 
+    begin_ms: Floats
     transfer_ms: Floats
     work_ms: Floats
     end_ms: Floats
@@ -77,7 +86,8 @@ class Answers:
 class CostModel:
     """Evaluates schedules of one workload on one engine set.
 
-    `home_of` (P, M) numbers the home of a processor's tensors; `contention` (O,) is each option's slow-down.
+    `home_of` (P, M) numbers the home of a processor's tensors; `contention` (O,) is each option's slow-down, and
+    `side_by_side` that of overlapping groups; `uses` (P, O) says which processors an option occupies.
     """
 
     def __init__(self, tables: Tables, idle_w: float) -> None:
@@ -86,6 +96,7 @@ class CostModel:
         processors = tables.engine.processors
         self.host = next(i for i, p in enumerate(processors) if p.unit == "cpu")
         self._cost_of = [p.cost for p in processors]
+        self.draws = np.array([p.unit == "gpu" for p in processors])  # the screen too; no other makes it wait
         self._active_w = [p.active_w.value for p in processors]
         options = tables.options
         self.split = np.array([o.split for o in options])
@@ -97,6 +108,8 @@ class CostModel:
         for rank, p in enumerate(accelerators):
             self.home_of[p] = 1 + len(MEMORIES) * rank + np.arange(len(MEMORIES))
         self._homes = 1 + len(MEMORIES) * len(accelerators)
+        self.uses = np.array([[p in o.processors for o in options] for p in range(len(processors))])
+        self.side_by_side = max((link.contention.value for link in tables.engine.links), default=0.0)
         self.contention = np.array([link_of(tables.engine, o.processors[0]).contention.value if o.split else 0.0
                                      for o in options])  # fmt: skip
 
@@ -180,7 +193,7 @@ class CostModel:
         if ui is not None:
             dropped = dropped_ms(walk.kernels, batch.queue_window, ui.slack_ms)
             drop = np.minimum(1.0, np.divide(dropped, elapsed, out=np.zeros(size), where=elapsed > 0))
-        steps = Steps(walk.transfer, walk.worked, walk.ended)
+        steps = Steps(walk.began, walk.transfer, walk.worked, walk.ended)
         return Answers(elapsed, drop, walk.peak_mb + walk.weights_mb, energy, walk.busy, steps)
 
 
@@ -201,7 +214,10 @@ class _Walk:
         self.elapsed = np.zeros(size)
         self.busy = np.zeros((len(model.tables.engine.processors), size))
         self.kernels = Kernels.empty(n, size)
-        self.transfer, self.worked, self.ended = np.zeros((n, size)), np.zeros((n, size)), np.zeros((n, size))
+        self.began, self.transfer, self.worked, self.ended = (np.zeros((n, size)) for _ in range(4))
+        self._overlaps = bool(batch.overlap.any())
+        self._free = np.zeros_like(self.busy)  # when each processor has nothing left to do
+        self._ready = np.zeros((len(self._work.elements), size)) if self._overlaps else np.zeros((0, 0))
 
     def take(self, k: int) -> None:
         """One position: operands, work, results."""
@@ -214,14 +230,22 @@ class _Walk:
         leaves = max(self._work.last_use[t] for t in item.writes) > batch.end[k]
         rate = model.share_rates[1][option, memory]
         tail = np.where(model.split[option] & leaves, rate * self._tables.host_out[k, option, offset], 0.0)
+        drained = (moved > 0) | ~model.draws[model.owner[option]]
+        begin = self.elapsed
+        if self._overlaps:
+            begin, step, drained = self._side_by_side(k, option, moved, step)
         if k:
-            self.kernels.stops_queue(k, (moved > 0) | (option == model.host))
+            self.kernels.stops_queue(k, drained)
         if k + 1 < len(self._work.items):
             self.kernels.stops_queue(k + 1, tail > 0)
-        self.elapsed += moved
-        self.elapsed += step
-        self.elapsed += tail
-        self.transfer[k], self.worked[k], self.ended[k] = moved + tail, step, self.elapsed
+        end = begin + moved
+        end += step
+        end += tail
+        if self._overlaps:
+            self._free = np.where(model.uses[:, option], end, self._free)
+            self._ready[list(item.writes)] = end
+        self.elapsed = np.where(batch.overlap, np.maximum(self.elapsed, end), end) if self._overlaps else end
+        self.began[k], self.transfer[k], self.worked[k], self.ended[k] = begin, moved + tail, step, end
         self.weights_mb += self._tables.weights_mb[k, option]
         for tensor in item.writes:
             self._homes[tensor] = 1 << home
@@ -229,6 +253,23 @@ class _Walk:
         self.peak_mb = np.maximum(self.peak_mb, self._live_mb)
         for tensor in {t for t in (*item.writes, *(r.tensor for r in item.reads)) if self._work.last_use[t] == k}:
             self._live_mb -= np.bitwise_count(self._homes[tensor]) * self._mb[tensor]
+
+    def _side_by_side(self, k: int, option: Ints, moved: Floats, step: Floats) -> tuple[Floats, Floats, Bools]:
+        """When a position begins, how long it works, and whether the accelerator's queue runs empty before it."""
+        batch, model = self._batch, self._model
+        own = model.uses[:, option]
+        idle = np.where(own, self._free, 0.0).max(axis=0)
+        begin = idle.copy()
+        for read in self._work.items[k].reads:
+            begin = np.maximum(begin, self._ready[read.tensor])
+        others_until = np.where(own, 0.0, self._free).max(axis=0)
+        shared = np.clip(others_until - (begin + moved), 0.0, np.where(np.isfinite(step), step, 0.0))
+        draws = model.draws[model.owner[option]]
+        return (
+            np.where(batch.overlap, begin, self.elapsed),
+            np.where(batch.overlap, step + model.side_by_side * shared, step),
+            np.where(batch.overlap, draws & ((moved > 0) | (begin > idle)), (moved > 0) | ~draws),
+        )
 
     def _operands(self, k: int, option: Ints, offset: Ints, home: Ints) -> Floats:
         """Time to bring operands to where they are read, and to share them with a split's host part."""
@@ -257,7 +298,7 @@ class _Walk:
         for p in range(len(self.busy)):
             time = self._tables.time_ms[batch.memory[k], k, option, offset, p]
             time, slices = model.kernel_ms(p, time, batch.queue_window, batch.slice_ms)
-            if p != model.host:
+            if model.draws[p]:
                 self.kernels.add(k, time, slices)
             self.busy[p] += time
             slowest = np.maximum(slowest, time / batch.duty[p])

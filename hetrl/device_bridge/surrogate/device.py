@@ -11,14 +11,14 @@ from hetrl.compress.channels import pruned
 from hetrl.condition import Condition
 from hetrl.device_bridge.base import Device, DeviceInfo, describe_spec
 from hetrl.device_bridge.engine_check import check_engine
-from hetrl.device_bridge.spec import DeviceSpec, load_spec
-from hetrl.device_bridge.surrogate.compile import option_of, schedule_of
+from hetrl.device_bridge.spec import DeviceSpec, Known, Processor, load_spec
+from hetrl.device_bridge.surrogate.compile import Fallen, option_of, schedule_of
 from hetrl.device_bridge.surrogate.conditions import COLD, load_of, study_effects, under
 from hetrl.device_bridge.surrogate.cost_model import Answers, CostModel
 from hetrl.device_bridge.surrogate.intervals import interval_ms, known_as, plan_class
 from hetrl.device_bridge.surrogate.schedule import Schedule, batch_of
-from hetrl.device_bridge.surrogate.tables import MAX_CHAIN, Option, build_tables, engine_options
-from hetrl.device_bridge.surrogate.workload import workload_of
+from hetrl.device_bridge.surrogate.tables import GROUPED_CONV, MAX_CHAIN, Option, build_tables, engine_options
+from hetrl.device_bridge.surrogate.workload import WorkItem, workload_of
 from hetrl.graph import OperatorGraph
 from hetrl.measurement import Failure, Fallback, Measurement, SegmentTiming, Utilization
 from hetrl.plan import Axis, Evidence, Plan
@@ -103,6 +103,8 @@ class SurrogateDevice(Device):
 
     def _interval_ms(self, plan: Plan, condition: Condition, latency_ms: float) -> tuple[float, float] | None:
         known = known_as(self.graph.structure_hash, plan.compression.prune_ratio, self.engine)
+        if known.value not in self.engine.errors:  # no errors of its own kind; those of unseen models are no smaller
+            known = Known.UNSEEN
         return interval_ms(latency_ms, self.engine, known, plan_class(plan, self.engine), load_of(condition) != COLD)
 
     def _build(
@@ -120,7 +122,7 @@ class SurrogateDevice(Device):
         return CostModel(build_tables(workload, self.engine, options, chain), self.spec.idle_w.value)
 
     def _measurement(
-        self, names: list[str], model: CostModel, schedule: Schedule, fallen: tuple[int, ...], answers: Answers
+        self, names: list[str], model: CostModel, schedule: Schedule, fallen: tuple[Fallen, ...], answers: Answers
     ) -> Measurement:
         """:param names: the plan's segment at each position; a fallback cuts it into several timings."""
         latency = float(answers.latency_ms[0])
@@ -131,16 +133,16 @@ class SurrogateDevice(Device):
         segments = []
         for placed in schedule.segments:
             units = tuple(processors[p].id for p in model.tables.options[placed.option].processors)
-            begin = float(steps.end_ms[placed.start - 1, 0]) if placed.start else 0.0
+            begin = float(steps.begin_ms[placed.start, 0])
             moved = float(steps.transfer_ms[placed.start : placed.end + 1, 0].sum())
             segments.append(SegmentTiming(names[placed.start], units, begin, float(steps.end_ms[placed.end, 0]), moved))
         fallbacks = tuple(
             Fallback(
                 node=self.graph.group_node_ids(items[k].group)[0],
-                reason=f"{'/'.join(sorted(items[k].op_types))} is not supported where the plan puts it; ran on the CPU",
+                reason=f"{_refused(processors[p], items[k])} is not supported by {processors[p].id}; ran on the CPU",
                 cost_ms=float(steps.transfer_ms[k, 0] + steps.work_ms[k, 0]),
             )
-            for k in fallen
+            for k, p in ((f.position, f.processor) for f in fallen)
         )
         return Measurement(
             evidence=Evidence.PREDICTED,
@@ -156,6 +158,15 @@ class SurrogateDevice(Device):
             segments=tuple(segments),
             fallbacks=fallbacks,
         )
+
+
+def _refused(processor: Processor, item: WorkItem) -> str:
+    """What of a fusion group a processor does not take, in words."""
+    types = item.op_types & set(processor.unsupported) or item.op_types
+    groups = item.geometry.groups
+    if GROUPED_CONV in processor.unsupported and groups > 1 and not item.geometry.depthwise:
+        return f"Conv in {groups} groups"
+    return "/".join(sorted(types))
 
 
 def open_surrogate(address: str, graph: OperatorGraph, engine: str | None = None) -> SurrogateDevice:

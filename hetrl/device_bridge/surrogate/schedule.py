@@ -27,12 +27,14 @@ class Schedule:
     """Placed segments that cover all positions in order, and what holds for the whole run.
 
     :param duty: cap of each processor of the engine, in order; empty for none.
+    :param overlap: whether independent segments run side by side.
     """
 
     segments: tuple[Placed, ...]
     duty: tuple[float, ...] = ()
     queue_window: int | None = None
     slice_ms: float | None = None
+    overlap: bool = False
 
 
 def batch_of(schedules: Sequence[Schedule], positions: int, processors: int) -> Schedules:
@@ -54,4 +56,5 @@ def batch_of(schedules: Sequence[Schedule], positions: int, processors: int) -> 
         duty=np.array([s.duty or (1.0,) * processors for s in schedules]).T.reshape(processors, size),
         queue_window=np.array([s.queue_window or DEFAULT_QUEUE_WINDOW for s in schedules], dtype=np.int64),
         slice_ms=np.array([s.slice_ms or np.inf for s in schedules]),
+        overlap=np.array([s.overlap for s in schedules], dtype=np.bool_),
     )

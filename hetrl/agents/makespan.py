@@ -1,0 +1,203 @@
+"""The best plan whose independent branches run side by side, by OR-Tools' CP-SAT.
+
+Every fusion group runs whole on one processor, in the graph's order where they share one. Variables: which processor,
+when it starts, when each processor is free after each position, and which operands must be moved there (the first
+reader on a processor pays; of several sources the cheapest is assumed, and contention is left out, so that the
+solver's bound is a bound on what the cost model gives). One worker and a limit in deterministic time: the same
+problem gives the same answer on any machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from hetrl.device_bridge.surrogate.chains import position_work
+from hetrl.device_bridge.surrogate.cost_model import HOST_HOME, CostModel
+from hetrl.device_bridge.surrogate.schedule import Placed
+from hetrl.device_bridge.surrogate.tables import MEMORIES
+from hetrl.device_bridge.surrogate.workload import Workload
+from hetrl.plan import DEFAULT_QUEUE_WINDOW, Memory
+
+if TYPE_CHECKING:
+    from ortools.sat.python import cp_model
+
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+PER_MS = 10_000_000  # the solver counts in tenths of a nanosecond
+GAIN = 1e-5  # of a latency: what is less than this faster is not, as rounding could have made it
+DETERMINISTIC_TIME = 10.0  # of the solver, about as many seconds
+
+
+@dataclass(frozen=True)
+class Makespan:
+    """The best placements found below the limit, None if there are none; and a proven lower bound."""
+
+    segments: tuple[Placed, ...] | None
+    bound_ms: float
+
+
+def has_branches(workload: Workload) -> bool:
+    """Whether some two groups that take time do not depend on each other."""
+    before: list[int] = []  # bit masks of what each position depends on
+    for k, item in enumerate(workload.items):
+        mask = 0
+        for read in item.reads:
+            made = workload.made_at[read.tensor]
+            if made >= 0:
+                mask |= before[made] | (1 << made)
+        if mask != (1 << k) - 1:
+            return True
+        before.append(mask)
+    return False
+
+
+def solve_makespan(
+    model: CostModel, memory: Memory, possible: Bools, limit_ms: float, seconds: float = DETERMINISTIC_TIME
+) -> Makespan:
+    """Placements that take less than `limit_ms`, as short as can be found; `bound_ms` is `limit_ms` if there are none.
+
+    :param possible: (n, O) which options a plan may choose for which group.
+    :param seconds: the solver's limit in deterministic time.
+    """
+    problem = _Problem.of(model, memory, possible)
+    bound_ms = problem.critical_path_ms()
+    if bound_ms >= limit_ms * (1 - GAIN):
+        return Makespan(None, limit_ms)
+    try:
+        from ortools.sat.python import cp_model
+    except ImportError:  # without the extra `exact` the critical path is the bound
+        return Makespan(None, bound_ms)
+    formulation = _Formulation(cp_model.CpModel(), problem, limit_ms)
+    solver = cp_model.CpSolver()
+    solver.parameters.num_workers = 1
+    solver.parameters.random_seed = 0
+    solver.parameters.max_deterministic_time = seconds
+    status = solver.solve(formulation.model)
+    if status == cp_model.INFEASIBLE:
+        return Makespan(None, limit_ms)
+    bound_ms = max(bound_ms, min(limit_ms, solver.best_objective_bound / PER_MS))
+    if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
+        return Makespan(None, bound_ms)
+    return Makespan(formulation.placed(solver, memory), bound_ms)
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """Numbers of the formulation.
+
+    :param work_ms: (n, P) time of each group on each processor, inf where it cannot run.
+    :param move_ms: (tensors, P) cheapest way to bring a tensor to a processor from any other place.
+    :param home: (P,) where a processor's tensors live.
+    """
+
+    workload: Workload
+    work_ms: Floats
+    move_ms: Floats
+    home: npt.NDArray[np.int64]
+
+    @staticmethod
+    def of(model: CostModel, memory: Memory, possible: Bools) -> _Problem:
+        processors = len(model.tables.engine.processors)
+        duty = (1.0,) * processors
+        work = position_work(model, memory, DEFAULT_QUEUE_WINDOW, np.inf, duty)[:, :processors, 0]
+        stall = model.tables.stall_ms
+        if stall is not None:
+            work = work + stall[MEMORIES.index(memory), :, :processors, 0]
+        home = model.home_of[:, MEMORIES.index(memory)]
+        conversion = model.conversion_ms
+        sources = np.array([[1 << int(home[p]) for p in range(processors) if home[p] != home[q]] or [1 << int(home[q])]
+                            for q in range(processors)])  # fmt: skip
+        move = np.stack([conversion[:, sources[q], home[q]].min(axis=1) for q in range(processors)], axis=1)
+        return _Problem(model.tables.workload, np.where(possible[:, :processors], work, np.inf), move, home)
+
+    def critical_path_ms(self) -> float:
+        """Lower bound: the longest chain of groups, each on its fastest processor, nothing moved."""
+        fastest = self.work_ms.min(axis=1)
+        done = np.zeros(len(self.workload.elements))
+        for k, item in enumerate(self.workload.items):
+            begin = max((done[r.tensor] for r in item.reads), default=0.0)
+            done[list(item.writes)] = begin + fastest[k]
+        return float(done.max())
+
+
+class _Formulation:
+    """The solver's model; times are integers in 1 / PER_MS ms, rounded down."""
+
+    def __init__(self, model: cp_model.CpModel, problem: _Problem, limit_ms: float) -> None:
+        self.model, self._problem = model, problem
+        self._horizon = _units(limit_ms * (1 - GAIN))
+        n, processors = problem.work_ms.shape
+        self._on: list[list[Any]] = [[model.new_bool_var("") for _ in range(processors)] for _ in range(n)]
+        self._end = [model.new_int_var(0, self._horizon, "") for _ in range(n)]
+        free: list[Any] = [0] * processors
+        for k in range(n):
+            free = self._add_position(k, free)
+        home = sum(self._outputs())
+        makespan = model.new_int_var(0, self._horizon, "")
+        model.add_max_equality(makespan, self._end)
+        model.add(makespan + home <= self._horizon)
+        model.minimize(makespan + home)
+
+    def _add_position(self, k: int, free: Sequence[Any]) -> list[Any]:
+        model, problem = self.model, self._problem
+        item, on = problem.workload.items[k], self._on[k]
+        model.add_exactly_one(on)
+        for p, time in enumerate(problem.work_ms[k]):
+            if not np.isfinite(time):
+                model.add(on[p] == 0)
+        took = sum(_units(t) * on[p] for p, t in enumerate(problem.work_ms[k]) if np.isfinite(t))
+        for tensor in dict.fromkeys(r.tensor for r in item.reads):
+            took += sum(_units(problem.move_ms[tensor, p]) * self._moved(tensor, k, p) for p in range(len(on)))
+        start = model.new_int_var(0, self._horizon, "")
+        model.add(self._end[k] == start + took)
+        for tensor in {r.tensor for r in item.reads}:
+            made = problem.workload.made_at[tensor]
+            if made >= 0:
+                model.add(start >= self._end[made])
+        after = []
+        for p, busy_until in enumerate(free):
+            model.add(start >= busy_until).only_enforce_if(on[p])
+            later = model.new_int_var(0, self._horizon, "")
+            model.add(later >= busy_until)
+            model.add(later >= self._end[k]).only_enforce_if(on[p])
+            after.append(later)
+        return after
+
+    def _moved(self, tensor: int, k: int, p: int) -> Any:
+        """Whether position k brings a tensor to processor p: it is there, and nothing brought or made it there."""
+        if self._problem.move_ms[tensor, p] == 0:
+            return 0
+        moved = self.model.new_bool_var("")
+        self.model.add(moved >= self._on[k][p] - self._already_there(tensor, k, p))
+        return moved
+
+    def _already_there(self, tensor: int, before: int, p: int) -> Any:
+        """At least 1 where the tensor lies in processor p's memory before a position."""
+        work, home = self._problem.workload, self._problem.home
+        made = work.made_at[tensor]
+        there: Any = int(home[p] == HOST_HOME) if made < 0 else self._on[made][p]
+        return there + sum(self._on[j][p] for j in work.readers[tensor] if j < before)
+
+    def _outputs(self) -> list[Any]:
+        """Cost of bringing each output to host memory."""
+        problem, costs = self._problem, []
+        host = int(np.flatnonzero(problem.home == HOST_HOME)[0])
+        for tensor in problem.workload.outputs:
+            away = self.model.new_bool_var("")
+            self.model.add(away >= 1 - self._already_there(tensor, len(problem.workload.items), host))
+            costs.append(_units(problem.move_ms[tensor, host]) * away)
+        return costs
+
+    def placed(self, solver: cp_model.CpSolver, memory: Memory) -> tuple[Placed, ...]:
+        """The solution, one placement per group."""
+        chosen = [next(p for p, on in enumerate(row) if solver.boolean_value(on)) for row in self._on]
+        return tuple(Placed(k, k, p, memory) for k, p in enumerate(chosen))
+
+
+def _units(ms: float) -> int:
+    return int(np.floor(ms * PER_MS))

@@ -1,0 +1,1 @@
+"""Several requests of several models at once: the `task` granularity. `compare.compare_tasks` is the public call."""
