@@ -14,7 +14,8 @@ from hetrl.calibration import held_out
 from hetrl.calibration.device_files import device_files
 from hetrl.calibration.fit import FAMILY, MODELS, PHONES, Fit
 from hetrl.calibration.phones import phones
-from hetrl.calibration.predict import STRATEGIES, CellError, by_strategy, mean_abs, rates_of
+from hetrl.calibration.plans import STRATEGIES
+from hetrl.calibration.predict import CellError, mean_abs, of_strategies, rates_of
 from hetrl.calibration.scaling import NEAREST, a73_slowdown, engine_for, gpu_power
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -59,7 +60,7 @@ def table(title: str, rows: Sequence[CellError]) -> list[str]:
         found = {r.cell.strategy: r for r in rows if r.cell.model == model}
         if found:
             lines.append(f"| {model} | " + " | ".join(_cell(found.get(s)) for s in STRATEGIES) + " |")
-    means = by_strategy(rows)
+    means = {name: mean_abs(chosen) for name, chosen in of_strategies(rows).items()}
     lines.append(
         "| mean abs. error | " + " | ".join(f"{100 * means[s]:.1f} %" if s in means else "" for s in STRATEGIES) + " |"
     )

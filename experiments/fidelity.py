@@ -18,8 +18,7 @@ import numpy as np
 
 from hetrl.calibration import held_out, uncertainty
 from hetrl.calibration.fit import PHONES, strategy_class
-from hetrl.calibration.phones import phones
-from hetrl.calibration.predict import CellError, by_class, mean_abs, order_share
+from hetrl.calibration.predict import CellError, mean_abs, of_classes, order_share
 from hetrl.calibration.rows import cells
 from hetrl.calibration.scaling import NEAREST
 from hetrl.condition import Condition
@@ -60,13 +59,14 @@ def percent(value: float) -> float:
 
 def figures(rows: Sequence[CellError]) -> dict[str, dict[str, float]]:
     """Mean and largest absolute error of each class, percent."""
-    found = {}
-    for name, mean in by_class(rows).items():
-        chosen = [r for r in rows if strategy_class(r.cell) == name.removesuffix("_snapdragon")]
-        if name.endswith("_snapdragon"):
-            chosen = [r for r in chosen if phones()[r.cell.device].family == "adreno"]
-        found[name] = {"mean": percent(mean), "max": percent(max(abs(r.error) for r in chosen)), "n": len(chosen)}
-    return found
+    return {
+        name: {
+            "mean": percent(mean_abs(chosen)),
+            "max": percent(max(abs(r.error) for r in chosen)),
+            "n": len(chosen),
+        }
+        for name, chosen in of_classes(rows).items()
+    }
 
 
 def micro() -> list[dict[str, Any]]:

@@ -197,7 +197,7 @@ BOARDS = """\
 Most profiles are whole on their processor and the rules say so, which makes the median difference small and says
 little. The last column is about the others, which are listed below. That grouped convolutions leave the DSP was read
 from these very profiles; how many layers go with them was not. No list explains why layers of DenseNet and QuickSRNet
-left: the profiles of QCS8450 and of other dates have them whole.
+left: DenseNet is whole on QCS8450, QuickSRNet in all later profiles.
 """
 PIECES_SAY = """\
 By type alone a fifth of the layers leaves. Counted is what a delegate would do that keeps only its largest pieces,

@@ -162,7 +162,7 @@ def phone(processors: int, memory: tuple[Memory, ...]) -> DeviceSpec:
 )
 def test_policies_that_need_what_the_device_lacks_do_not_apply(spec: DeviceSpec, able: set[str]) -> None:
     device = SurrogateDevice(spec, chain_graph(3))
-    for policy in policy_catalog():
+    for policy in (p for p in policy_catalog() if p.family in ("mace", "codl", "mulayer")):
         assert policy.applies(device) == (policy.id in able)
         if policy.id in able:
             measured(device, policy.plan(device))

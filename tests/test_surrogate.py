@@ -122,7 +122,9 @@ def test_time_memory_and_energy_lie_between_their_bounds(seed: int) -> None:
     slack = 1e-9 * latency
     assert (busy.max(axis=0) <= latency + slack).all()
     assert (latency <= contention * busy.sum(axis=0) + moved + slack).all()
-    assert np.allclose(latency, worked + moved, rtol=1e-12)
+    in_a_row = ~free.overlap
+    assert np.allclose(latency[in_a_row], (worked + moved)[in_a_row], rtol=1e-12)
+    assert (latency <= worked + moved + slack).all()
     chained = np.array([option.axis is Axis.HEIGHT for option in model.tables.options])
     for k, item in enumerate(model.tables.workload.items):
         offset = np.where(chained[free.option[k]], free.end[k] - k, 0)

@@ -5,8 +5,12 @@ homes of the tensors that later groups still read. States are those homes; trans
 keeps so many tensors alive that states would explode, only the best are kept, and a relaxation in which every
 operand is read at its cheapest gives the proven lower bound instead.
 
+Plans whose independent branches run side by side have no such sum: `makespan` finds the best one, with a bound, if the
+graph has branches.
+
 A frame limit is not additive. Every setting of window, slicing and caps is solved for latency alone; its optimum
-bounds what the setting can give, and counts as a candidate if it keeps the limit.
+bounds what the setting can give, and counts as a candidate if it keeps the limit. Branches side by side are tried
+without window, slicing and caps.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hetrl.agents.makespan import DETERMINISTIC_TIME, GAIN, solve_makespan
 from hetrl.agents.segment_costs import Bools, SegmentCosts, State
 from hetrl.condition import Condition
 from hetrl.device_bridge.surrogate.cost_model import CostModel
@@ -29,7 +34,7 @@ TOLERANCE = 1e-9  # of a latency, for sums taken in another order
 
 @dataclass(frozen=True)
 class Exact:
-    """The best known schedule and a proven bound; `proven` when they meet."""
+    """The best known schedule and a proven bound; `proven` when they meet (to 1e-5 where branches may overlap)."""
 
     schedule: Schedule | None
     prune_ratio: float
@@ -64,15 +69,47 @@ def exact(space: PlanSpace, objective: Objective, condition: Condition) -> Exact
                     continue
                 bound = min(bound, solved.bound_ms)
                 schedule = setting.schedule(solved.segments)
-                answers = model.evaluate(batch_of([schedule], space.groups, len(setting.duty)), condition.ui)
-                drop_rate = float(answers.frame_drop_rate[0]) if limit is not None else None
-                if answers.peak_memory_mb[0] > space.device.memory_limit_mb:
-                    continue
-                if objective.keeps(0.0, drop_rate) and answers.latency_ms[0] < best.latency_ms:
-                    best = Exact(schedule, ratio, float(answers.latency_ms[0]), bound)
-    if best.latency_ms <= bound * (1 + TOLERANCE):
+                latency_ms = _measured(space, model, schedule, condition, objective)
+                if latency_ms is not None and latency_ms < best.latency_ms:
+                    best = Exact(schedule, ratio, latency_ms, bound)
+    tolerance = TOLERANCE
+    if best.schedule is not None and space.branches:
+        best, bound = _side_by_side(space, condition, objective, best, bound)
+        tolerance = GAIN
+    if best.latency_ms <= bound * (1 + tolerance):
         bound = best.latency_ms
     return Exact(best.schedule, best.prune_ratio, best.latency_ms, bound)
+
+
+def _side_by_side(
+    space: PlanSpace, condition: Condition, objective: Objective, best: Exact, bound: float
+) -> tuple[Exact, float]:
+    """The best of a serial plan and of plans whose branches overlap, and a bound on both kinds."""
+    problems = [(ratio, memory) for ratio in reversed(space.prune_ratios) for memory in space.memories]
+    for ratio, memory in problems:
+        model = space.device.cost_model(ratio, condition=condition)
+        seconds = DETERMINISTIC_TIME / len(problems)
+        found = solve_makespan(model, memory, space.possible_at(ratio), best.latency_ms, seconds)
+        bound = min(bound, found.bound_ms)
+        if found.segments is None:
+            continue
+        schedule = Schedule(found.segments, overlap=True)
+        better = _measured(space, model, schedule, condition, objective)
+        if better is not None and better < best.latency_ms:
+            best = Exact(schedule, ratio, better, bound)
+    return best, bound
+
+
+def _measured(
+    space: PlanSpace, model: CostModel, schedule: Schedule, condition: Condition, objective: Objective
+) -> float | None:
+    """Latency of a schedule, None where it breaks the memory's or the frames' limit."""
+    processors = len(space.engine.processors)
+    answers = model.evaluate(batch_of([schedule], space.groups, processors), condition.ui)
+    limited = objective.max_frame_drop_rate is not None and condition.ui is not None
+    drop_rate = float(answers.frame_drop_rate[0]) if limited else None
+    fits = answers.peak_memory_mb[0] <= space.device.memory_limit_mb
+    return float(answers.latency_ms[0]) if fits and objective.keeps(0.0, drop_rate) else None
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """The best plan whose independent branches run side by side, by OR-Tools' CP-SAT.
 
 Every fusion group runs whole on one processor, in the graph's order where they share one. Variables: which processor,
-when it starts, when each processor is free after each position, and which operands must be moved there (the first
-reader on a processor pays; of several sources the cheapest is assumed, and contention is left out, so that the
-solver's bound is a bound on what the cost model gives). One worker and a limit in deterministic time: the same
+when it starts, when each processor is free after each position, which operands must be moved there (the first reader
+on a processor pays; of several sources the cheapest is assumed), and how long another processor still works beside it.
+The solver's bound is a bound on what the cost model gives. One worker and a limit in deterministic time: the same
 problem gives the same answer on any machine.
 """
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 PER_MS = 10_000_000  # the solver counts in tenths of a nanosecond
+SHARES = 100_000  # contention is a whole number of these
 GAIN = 1e-5  # of a latency: what is less than this faster is not, as rounding could have made it
 DETERMINISTIC_TIME = 10.0  # of the solver, about as many seconds
 
@@ -39,21 +40,6 @@ class Makespan:
 
     segments: tuple[Placed, ...] | None
     bound_ms: float
-
-
-def has_branches(workload: Workload) -> bool:
-    """Whether some two groups that take time do not depend on each other."""
-    before: list[int] = []  # bit masks of what each position depends on
-    for k, item in enumerate(workload.items):
-        mask = 0
-        for read in item.reads:
-            made = workload.made_at[read.tensor]
-            if made >= 0:
-                mask |= before[made] | (1 << made)
-        if mask != (1 << k) - 1:
-            return True
-        before.append(mask)
-    return False
 
 
 def solve_makespan(
@@ -93,12 +79,14 @@ class _Problem:
     :param work_ms: (n, P) time of each group on each processor, inf where it cannot run.
     :param move_ms: (tensors, P) cheapest way to bring a tensor to a processor from any other place.
     :param home: (P,) where a processor's tensors live.
+    :param contention: by how much groups side by side slow down the later one.
     """
 
     workload: Workload
     work_ms: Floats
     move_ms: Floats
     home: npt.NDArray[np.int64]
+    contention: float
 
     @staticmethod
     def of(model: CostModel, memory: Memory, possible: Bools) -> _Problem:
@@ -113,7 +101,8 @@ class _Problem:
         sources = np.array([[1 << int(home[p]) for p in range(processors) if home[p] != home[q]] or [1 << int(home[q])]
                             for q in range(processors)])  # fmt: skip
         move = np.stack([conversion[:, sources[q], home[q]].min(axis=1) for q in range(processors)], axis=1)
-        return _Problem(model.tables.workload, np.where(possible[:, :processors], work, np.inf), move, home)
+        work = np.where(possible[:, :processors], work, np.inf)
+        return _Problem(model.tables.workload, work, move, home, model.side_by_side)
 
     def critical_path_ms(self) -> float:
         """Lower bound: the longest chain of groups, each on its fastest processor, nothing moved."""
@@ -150,11 +139,12 @@ class _Formulation:
         for p, time in enumerate(problem.work_ms[k]):
             if not np.isfinite(time):
                 model.add(on[p] == 0)
-        took = sum(_units(t) * on[p] for p, t in enumerate(problem.work_ms[k]) if np.isfinite(t))
+        work = sum(_units(t) * on[p] for p, t in enumerate(problem.work_ms[k]) if np.isfinite(t))
+        moved: Any = 0
         for tensor in dict.fromkeys(r.tensor for r in item.reads):
-            took += sum(_units(problem.move_ms[tensor, p]) * self._moved(tensor, k, p) for p in range(len(on)))
+            moved += sum(_units(problem.move_ms[tensor, p]) * self._moved(tensor, k, p) for p in range(len(on)))
         start = model.new_int_var(0, self._horizon, "")
-        model.add(self._end[k] == start + took)
+        model.add(self._end[k] == start + moved + work + self._contention(on, start + moved, work, free))
         for tensor in {r.tensor for r in item.reads}:
             made = problem.workload.made_at[tensor]
             if made >= 0:
@@ -167,6 +157,21 @@ class _Formulation:
             model.add(later >= self._end[k]).only_enforce_if(on[p])
             after.append(later)
         return after
+
+    def _contention(self, on: Sequence[Any], begin: Any, work: Any, free: Sequence[Any]) -> Any:
+        """What a group loses while processors that it does not use are still busy: a share of the common time."""
+        share = int(self._problem.contention * SHARES)
+        if not share:
+            return 0
+        model, horizon = self.model, self._horizon
+        others = model.new_int_var(0, horizon, "")
+        for q, busy_until in enumerate(free):
+            model.add(others >= busy_until).only_enforce_if(on[q].negated())
+        common, shared, lost = (model.new_int_var(low, horizon, "") for low in (-horizon, 0, 0))
+        model.add_min_equality(common, [others - begin, work])
+        model.add(shared >= common)
+        model.add(SHARES * lost >= share * shared)
+        return lost
 
     def _moved(self, tensor: int, k: int, p: int) -> Any:
         """Whether position k brings a tensor to processor p: it is there, and nothing brought or made it there."""

@@ -24,7 +24,7 @@ from importlib import resources
 import msgspec
 
 from hetrl.calibration import ncnn, tflite
-from hetrl.calibration.fit import power_w, sharing_lines
+from hetrl.calibration.mace import power_w, sharing_lines
 from hetrl.calibration.roofline import PARAMETERS
 from hetrl.device_bridge.quantity import Quantity, Source
 from hetrl.device_bridge.spec import Engine, Link, Processor, RooflineCost

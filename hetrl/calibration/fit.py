@@ -23,9 +23,6 @@ from hetrl.calibration.mace import (
     NUMBERS,
     UNFRIENDLY_SHARE_1X1,
     mace_engine,
-    power_w,
-    sharing_lines,
-    tables_of_rows,
 )
 from hetrl.calibration.phones import phones
 from hetrl.calibration.plans import walk
@@ -33,8 +30,6 @@ from hetrl.calibration.rows import Cell, ratios, workload_of_rows
 from hetrl.device_bridge.quantity import Quantity, Source
 from hetrl.device_bridge.spec import Engine
 from hetrl.errors import MissingExtra
-
-__all__ = ["FAMILY", "MODELS", "PHONES", "Fit", "engine_of", "fit_all", "power_w", "sharing_lines", "tables_of_rows"]
 
 Floats = npt.NDArray[np.float64]
 PHONES = ("d1", "d3", "d4", "d5")
@@ -109,6 +104,7 @@ class Fit:
 
     @staticmethod
     def owner(phone: str, name: str) -> str:
+        """Whose number it is: the phone's own, its GPU family's, or everybody's ("")."""
         if name in PHONE_PRIOR:
             return phone
         return FAMILY[phone] if name in FAMILY_PRIOR else ""

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hetrl.calibration.fit import strategy_class
+from hetrl.calibration.fit import FAMILY, strategy_class
 from hetrl.calibration.linear import Rates, ideal_of, latency_of
 from hetrl.calibration.plans import STRATEGIES, walk
 from hetrl.calibration.rows import Cell
 from hetrl.device_bridge.spec import CpuCost, Engine, GpuCost
 
-__all__ = ["STRATEGIES", "CellError", "by_class", "by_strategy", "mean_abs", "order_share", "predictions", "rates_of"]
 CLASSES = ("mace_cpu", "mace_gpu", "ideal", "codl", "mulayer", "codl_other")
 ORDER_GAP = 1.15  # pairs of strategies that are nearer to each other have no order
 
@@ -71,22 +70,21 @@ def mean_abs(rows: Iterable[CellError]) -> float:
     return float(np.mean([abs(r.error) for r in rows]))
 
 
-def by_strategy(rows: Sequence[CellError]) -> dict[str, float]:
-    """Mean absolute relative error of each strategy."""
-    return _means(rows, [r.cell.strategy for r in rows], STRATEGIES)
+def of_strategies(rows: Sequence[CellError]) -> dict[str, list[CellError]]:
+    """The rows of each strategy."""
+    return _grouped(rows, [r.cell.strategy for r in rows], STRATEGIES)
 
 
-def by_class(rows: Sequence[CellError]) -> dict[str, float]:
-    """Mean absolute relative error of each class of strategies, and of CoDL on the Snapdragons."""
-    found = _means(rows, [strategy_class(r.cell) for r in rows], CLASSES)
-    snapdragon = [r for r in rows if strategy_class(r.cell) == "codl" and r.cell.device != "d5"]
-    return {**found, "codl_snapdragon": mean_abs(snapdragon)} if snapdragon else found
+def of_classes(rows: Sequence[CellError]) -> dict[str, list[CellError]]:
+    """The rows of each class of strategies (`fit.strategy_class`), and of CoDL on the Snapdragons."""
+    found = _grouped(rows, [strategy_class(r.cell) for r in rows], CLASSES)
+    snapdragon = [r for r in found.get("codl", ()) if FAMILY[r.cell.device] == "adreno"]
+    return {**found, "codl_snapdragon": snapdragon} if snapdragon else found
 
 
-def _means(rows: Sequence[CellError], names: Sequence[str], order: Iterable[str]) -> dict[str, float]:
-    return {
-        name: mean_abs([r for r, n in zip(rows, names, strict=True) if n == name]) for name in order if name in names
-    }
+def _grouped(rows: Sequence[CellError], names: Sequence[str], order: Iterable[str]) -> dict[str, list[CellError]]:
+    found = {name: [r for r, n in zip(rows, names, strict=True) if n == name] for name in order}
+    return {name: chosen for name, chosen in found.items() if chosen}
 
 
 def order_share(rows: Sequence[CellError]) -> float:

@@ -58,12 +58,9 @@ def spreads(errors: Iterable[CellError], group: Callable[[CellError], str]) -> S
 def family_spreads(errors: Sequence[CellError], group: Callable[[CellError], str], family: str) -> Spreads:
     """The spread of each plan class for phones of one GPU family; `errors` are of all phones."""
     own = [e for e in errors if FAMILY[e.cell.device] == family]
-    groups = {name: len({group(e) for e in found}) for name, found in _by_plan_class(own).items()}
-    mine = spreads(own, group)
-    return {
-        name: max(mine[name], LEAST_SHARE * spread) if groups.get(name, 0) >= LEAST_GROUPS else spread
-        for name, spread in spreads(errors, group).items()
-    }
+    enough = [n for n, found in _by_plan_class(own).items() if len({group(e) for e in found}) >= LEAST_GROUPS]
+    mine, everyones = spreads(own, group), spreads(errors, group)
+    return {n: max(mine[n], LEAST_SHARE * spread) if n in enough else spread for n, spread in everyones.items()}
 
 
 def _by_plan_class(errors: Iterable[CellError]) -> dict[str, list[CellError]]:
@@ -98,7 +95,9 @@ def mace_errors(phone: str) -> dict[str, dict[str, Quantity]]:
         calibrated = {name: min(value * inflate, seen[name]) for name, value in inside.items()}
         note = f"of {family} phones"
         return {
-            Known.CALIBRATED: _quantities(calibrated, f"in sample {note}, enlarged for the numbers fitted"),
+            Known.CALIBRATED: _quantities(
+                calibrated, f"in sample {note}, enlarged for the numbers fitted, at most as held out"
+            ),
             Known.SEEN: _quantities(seen, f"leave one (phone, network) out, {note}"),
             Known.UNSEEN: _quantities(unseen, f"leave one network out, {note}"),
         }
@@ -131,9 +130,8 @@ def shifted_errors(d1: Engine) -> dict[str, Quantity]:
     """
     rows = conditions.leave_one_model_out(conditions.profiles(d1))
     logs = [float(np.log1p(e)) for _, errors in rows for e in errors]
-    return _quantities(
-        {"all": _rms(logs) * _t(len({p.model for p, _ in rows}) - 1)}, "arXiv 2405.01851 table 3, leave one network out"
-    )
+    spread = _rms(logs) * _t(len({p.model for p, _ in rows}) - 1)
+    return _quantities({"all": spread}, "arXiv 2405.01851 table 3, leave one network out")
 
 
 def roofline_errors(name: str, engine: Engine) -> dict[str, dict[str, Quantity]]:

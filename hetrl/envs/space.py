@@ -44,11 +44,12 @@ class Granularity(StrEnum):
 
     SINGLE = "single"  # the whole model on one processor
     SUBGRAPH = "subgraph"  # runs of at least two fusion groups, each on one processor
-    INTER_OP = "inter_op"  # every fusion group on a processor of its own
+    INTER_OP = "inter_op"  # every fusion group on a processor of its own, independent ones side by side
     INTRA_OP = "intra_op"  # fusion groups may also be split over processors
 
 
 GRANULARITIES = tuple(Granularity)
+_INTER_OP, _INTRA_OP = GRANULARITIES.index(Granularity.INTER_OP), GRANULARITIES.index(Granularity.INTRA_OP)
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class PlanSpace:
         self.groups = len(self.graph.groups)
         if all(self.graph.group_geometry(g).kind is OpKind.VIEW for g in range(self.groups)):
             raise UsageError(f"{self.graph.name!r} has no operator that takes time, so there is nothing to place")
+        self.branches = device.cost_model(self.prune_ratios[0]).tables.workload.has_branches
         self.single = np.array([not o.split for o in self.options])
         self.chained = np.array([o.axis is Axis.HEIGHT for o in self.options])
         possible = [device.cost_model(ratio).tables.possible for ratio in self.prune_ratios]
@@ -120,7 +122,7 @@ class PlanSpace:
         k = step - first
         granularity = taken[0]
         affordable = self._affordable[taken[2]].T
-        split_allowed = granularity == GRANULARITIES.index(Granularity.INTRA_OP)
+        split_allowed = granularity == _INTRA_OP
         placements = self.possible[k][:, None] & (self.single[:, None] | split_allowed)
         legal[1 : 1 + len(self.options)] = placements & affordable
         one = granularity == GRANULARITIES.index(Granularity.SINGLE)
@@ -141,14 +143,14 @@ class PlanSpace:
     def canonical(self, taken: Ints) -> Ints:
         """(length, B) decisions with those that do not matter set to their first choice: equal plans, equal columns.
 
-        Granularity only guides the choice of placements. Without work on a processor that has them to choose from, a
-        memory type means nothing; nor does a queue window without work on a GPU, slicing without work on one whose
-        kernels can be sliced, or the cap of a processor that has no work.
+        Granularity only guides the choice of placements, unless branches run side by side. Without work on a processor
+        that has them to choose from, a memory type means nothing; nor does a queue window without work on a GPU,
+        slicing without work on one whose kernels can be sliced, or the cap of a processor that has no work.
         """
         first = len(self.globals)
         same = taken.copy()
-        same[0] = 0
         batch, _ = self.schedules(taken)
+        same[0] = np.where(batch.overlap, _INTER_OP, 0)
         works = np.array([[p in o.processors for o in self.options] for p in range(len(self.engine.processors))])
         busy: Bools = np.any(works[:, batch.option], axis=1)
         same[5:first][~busy] = 0
@@ -184,7 +186,7 @@ class PlanSpace:
             duty=np.array(DUTIES)[taken[5:first]],
             queue_window=np.array(QUEUE_WINDOWS)[taken[3]],
             slice_ms=slices[taken[4]],
-            overlap=np.zeros(size, dtype=np.bool_),
+            overlap=(taken[0] == _INTER_OP) & self.branches & (option != option[0]).any(axis=0),
         )
         return batch, taken[2]
 
@@ -215,6 +217,7 @@ class PlanSpace:
             tuple(float(d) for d in batch.duty[:, 0]),
             None if window == QUEUE_WINDOWS[0] else window,
             SLICES_MS[int(taken[4])],
+            bool(batch.overlap[0]),
         )
         return plan_of(
             schedule,
@@ -256,7 +259,7 @@ class PlanSpace:
             codes.append(CONTINUE if same else 1 + placed.option)
             codes += [CONTINUE] * (placed.end - placed.start)
         head = [
-            GRANULARITIES.index(Granularity.INTRA_OP),
+            _INTER_OP if schedule.overlap else _INTRA_OP,
             self.memories.index(next(iter(memories))),
             self.prune_ratios.index(prune_ratio),
             QUEUE_WINDOWS.index(window),

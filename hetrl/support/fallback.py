@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from hetrl.graph.reader import graph_from_model
 from hetrl.support.lowering import RuntimeOp, lower
 from hetrl.support.partition import Limits, kept
 from hetrl.support.rules import RuleSet, rule_set
@@ -92,8 +93,6 @@ def fallback(
 ) -> Fallback:
     """Fallback of a network stretched over `processors` in equal shares; one processor takes it as it is."""
     if len(processors) == 1:
-        from hetrl.graph.reader import graph_from_model
-
         return count(lower(graph_from_model(network.model, name="whole")), processors, delegates)
     int8 = frozenset(k for k, processor in enumerate(processors) if processor == DSP)
     shares = [100 // len(processors)] * len(processors)

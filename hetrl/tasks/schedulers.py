@@ -18,7 +18,8 @@ scheduler; here only LST does, whose rule it is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from hetrl.agents.policies.band_rule import Subgraph, largest, on_fixed, shortest
@@ -68,28 +69,37 @@ def _best(state: State, request: Request, waiting_ms: list[float]) -> Best:
     return Best(request, *shortest(state.expected_ms[request.stream], request.unit, waiting_ms))
 
 
-def _most_urgent(state: State, requests: Sequence[Request], waiting_ms: Sequence[list[float]]) -> Best:
-    """The request whose best latency is the largest; of equal ones (same model, same unit) only the first counts.
+class _Alike:
+    """Waiting requests, those of one model at one unit in one line: only the first of a line is ever looked at."""
 
-    :param waiting_ms: for each request, how long each worker is busy as far as it is concerned.
-    """
-    seen: set[tuple[int, int]] = set()
-    found: Best | None = None
-    for request, waiting in zip(requests, waiting_ms, strict=True):
-        if (request.stream, request.unit) in seen:
-            continue
-        seen.add((request.stream, request.unit))
-        best = _best(state, request, waiting)
-        if found is None or best.latency_ms > found.latency_ms:
-            found = best
-    assert found is not None
-    return found
+    def __init__(self, queue: list[Request]) -> None:
+        self._lines: dict[tuple[int, int], deque[tuple[int, Request]]] = {}
+        for place, request in enumerate(queue):
+            self._lines.setdefault((request.stream, request.unit), deque()).append((place, request))
+        self._known: dict[Request, Best] = {}
+
+    def most_urgent(self, state: State, waiting_ms: Callable[[Request], list[float]]) -> Best | None:
+        """Takes out the request whose best latency is the largest, the earliest of equals; None if none is left.
+
+        The worker that it wants first must have more to do when this is called again, and no other.
+        """
+        firsts = [request for _, request in sorted(line[0] for line in self._lines.values() if line)]
+        for request in firsts:
+            if request not in self._known:
+                self._known[request] = _best(state, request, waiting_ms(request))
+        if not firsts:
+            return None
+        urgent = max((self._known[request] for request in firsts), key=lambda best: best.latency_ms)
+        self._lines[urgent.request.stream, urgent.request.unit].popleft()
+        # Who does not use that worker has the same best plan when it is busier still.
+        busier = urgent.path[0].worker
+        self._known = {r: best for r, best in self._known.items() if all(s.worker != busier for s in best.path)}
+        return urgent
 
 
 def shortest_expected_latency(state: State) -> None:
-    while state.queue:
-        waiting = state.waiting_ms
-        best = _most_urgent(state, state.queue, [waiting] * len(state.queue))
+    alike = _Alike(state.queue)
+    while (best := alike.most_urgent(state, lambda _: state.waiting_ms)) is not None:
         state.dispatch(_piece(best.request, best.path[0]))
 
 
@@ -100,27 +110,22 @@ class Heft:
     reserved: dict[Request, Subgraph] | None = None
 
     def __call__(self, state: State) -> None:
-        while state.queue and (idle := state.idle):
-            best = self._next(state, idle)
-            if best is None:
-                return
+        while (best := self._next(state)) is not None:
             state.dispatch(_piece(best.request, best.path[0]))
             if self.reserved is not None:
                 self.reserved.pop(best.request, None)
                 if len(best.path) > 1:
                     self.reserved[best.request] = best.path[1]
 
-    def _next(self, state: State, idle: set[int]) -> Best | None:
+    def _next(self, state: State) -> Best | None:
         """The most urgent request that need not wait for a busy worker; None if all had better wait."""
-        waiting = state.waiting_ms
-        candidates = list(state.queue)
-        while candidates:
-            best = _most_urgent(state, candidates, [self._charged(state, r, waiting) for r in candidates])
+        idle, waiting = state.idle, state.waiting_ms
+        alike = _Alike(state.queue if idle else [])
+        while (best := alike.most_urgent(state, lambda request: self._charged(state, request, waiting))) is not None:
             subgraph = best.path[0]
             if subgraph.worker in idle:
                 return best
             waiting[subgraph.worker] += state.expected(_piece(best.request, subgraph))
-            candidates.remove(best.request)
         return None
 
     def _charged(self, state: State, request: Request, waiting_ms: list[float]) -> list[float]:
@@ -133,20 +138,26 @@ class Heft:
 
 def least_slack(state: State) -> None:
     idle, waiting = state.idle, state.waiting_ms
-    if not idle:
-        return
+    known: dict[tuple[int, int], Best] = {}  # with what is waiting now
+
+    def best_of(request: Request) -> Best:
+        key = (request.stream, request.unit)
+        if key not in known:
+            known[key] = _best(state, request, waiting)
+        return known[key]
 
     def slack_ms(request: Request) -> float:
-        return request.deadline_ms - state.now_ms - _best(state, request, state.waiting_ms).latency_ms
+        return request.deadline_ms - state.now_ms - best_of(request).latency_ms
 
-    for request in sorted(state.queue, key=slack_ms):
-        best = _best(state, request, waiting)
+    for request in sorted(state.queue, key=slack_ms) if idle else ():
+        best = best_of(request)
         worker = best.path[0].worker
         if state.now_ms + best.latency_ms > request.deadline_ms:
             state.drop(request)
         elif worker in idle:
             piece = _piece(request, best.path[0])
             waiting[worker] += state.expected(piece)
+            known.clear()
             idle.discard(worker)
             state.dispatch(piece)
 

@@ -11,7 +11,7 @@ import msgspec
 from hetrl.agents.policies.unit_subgraphs import Floats
 from hetrl.errors import UsageError
 
-MAX_REQUESTS = 10_000  # of one run; a simulated run of that size takes about a minute
+MAX_REQUESTS = 2000  # of one run; where they pile up, looking at all that wait takes its time
 MAX_STREAMS = 6
 
 

@@ -43,18 +43,19 @@ def shortest(
     count, _, workers = expected_ms.shape
     waiting = np.zeros(workers) if waiting_ms is None else np.asarray(waiting_ms, dtype=np.float64)
     ends = np.zeros(count - start + 1)  # ends[d]: when unit start + d - 1 is done
-    chosen: list[Subgraph] = []
+    chosen = []
     for last in range(start, count):
-        begins = np.maximum(ends[: last - start + 1, None], waiting[None, :])
-        done = begins + expected_ms[start : last + 1, last]
-        first, worker = divmod(int(done.argmin()), workers)
-        ends[last - start + 1] = done[first, worker]
-        chosen.append(Subgraph(start + first, last, worker))
+        done = np.maximum(ends[: last - start + 1, None], waiting)
+        done += expected_ms[start : last + 1, last]
+        best = int(done.argmin())
+        ends[last - start + 1] = done.flat[best]
+        chosen.append(best)
     path: list[Subgraph] = []
     unit = count - 1
     while unit >= start:
-        path.append(chosen[unit - start])
-        unit = path[-1].first - 1
+        first, worker = divmod(chosen[unit - start], workers)
+        path.append(Subgraph(start + first, unit, worker))
+        unit = start + first - 1
     return tuple(reversed(path)), float(ends[-1])
 
 

@@ -71,6 +71,21 @@ class Workload:
             last[tensor] = len(self.items)
         return tuple(last)
 
+    @cached_property
+    def has_branches(self) -> bool:
+        """Whether some two groups do not depend on each other, so that they could run side by side."""
+        before: list[int] = []  # bit masks of the positions that each one depends on
+        for k, item in enumerate(self.items):
+            mask = 0
+            for read in item.reads:
+                made = self.made_at[read.tensor]
+                if made >= 0:
+                    mask |= before[made] | (1 << made)
+            if mask != (1 << k) - 1:
+                return True
+            before.append(mask)
+        return False
+
 
 def workload_of(graph: OperatorGraph, order: Sequence[int] | None = None) -> Workload:
     """The graph's groups in `order` (group indices, topological), by default the graph's own."""
