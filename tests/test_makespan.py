@@ -41,7 +41,7 @@ def branchy(seeds: range) -> list[CostModel]:
         if len(graph.groups) > 8:
             continue
         model = SurrogateDevice(BALANCED, graph).cost_model()
-        if model.tables.workload.has_branches:
+        if model.tables.workload.independent.any():
             found.append(model)
     return found
 
@@ -70,11 +70,11 @@ def test_nothing_is_found_below_the_best() -> None:
 
 
 def test_chains_have_no_branches() -> None:
-    assert not SurrogateDevice(D1, chain_graph(5)).cost_model().tables.workload.has_branches
+    assert not SurrogateDevice(D1, chain_graph(5)).cost_model().tables.workload.independent.any()
     net = Builder("fork")
     stem = net.conv(net.input("x", (1, 8, 16, 16)), "stem", 8, 3)
     fork = graph_of(net.finish(net.concat([net.conv(stem, "a", 8, 3), net.conv(stem, "b", 8, 3)], "join")))
-    assert SurrogateDevice(D1, fork).cost_model().tables.workload.has_branches
+    assert SurrogateDevice(D1, fork).cost_model().tables.workload.independent.any()
 
 
 def test_the_same_problem_has_the_same_answer() -> None:

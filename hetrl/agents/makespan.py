@@ -2,9 +2,9 @@
 
 Every fusion group runs whole on one processor, in the graph's order where they share one. Variables: which processor,
 when it starts, when each processor is free after each position, which operands must be moved there (the first reader
-on a processor pays; of several sources the cheapest is assumed), and how long another processor still works beside it.
-The solver's bound is a bound on what the cost model gives. One worker and a limit in deterministic time: the same
-problem gives the same answer on any machine.
+on a processor pays; of several sources the cheapest is assumed), and whether an independent group runs beside it. The
+solver's bound is a bound on what the cost model gives. One worker and a limit in deterministic time: the same problem
+gives the same answer on any machine.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 PER_MS = 10_000_000  # the solver counts in tenths of a nanosecond
-SHARES = 100_000  # contention is a whole number of these
 GAIN = 1e-5  # of a latency: what is less than this faster is not, as rounding could have made it
 DETERMINISTIC_TIME = 10.0  # of the solver, about as many seconds
 
@@ -79,7 +78,7 @@ class _Problem:
     :param work_ms: (n, P) time of each group on each processor, inf where it cannot run.
     :param move_ms: (tensors, P) cheapest way to bring a tensor to a processor from any other place.
     :param home: (P,) where a processor's tensors live.
-    :param contention: by how much groups side by side slow down the later one.
+    :param contention: by how much groups side by side slow each other down.
     """
 
     workload: Workload
@@ -144,7 +143,7 @@ class _Formulation:
         for tensor in dict.fromkeys(r.tensor for r in item.reads):
             moved += sum(_units(problem.move_ms[tensor, p]) * self._moved(tensor, k, p) for p in range(len(on)))
         start = model.new_int_var(0, self._horizon, "")
-        model.add(self._end[k] == start + moved + work + self._contention(on, start + moved, work, free))
+        model.add(self._end[k] == start + moved + work + self._contention(k))
         for tensor in {r.tensor for r in item.reads}:
             made = problem.workload.made_at[tensor]
             if made >= 0:
@@ -158,19 +157,20 @@ class _Formulation:
             after.append(later)
         return after
 
-    def _contention(self, on: Sequence[Any], begin: Any, work: Any, free: Sequence[Any]) -> Any:
-        """What a group loses while processors that it does not use are still busy: a share of the common time."""
-        share = int(self._problem.contention * SHARES)
-        if not share:
+    def _contention(self, k: int) -> Any:
+        """What a group loses if an independent one is placed on another processor."""
+        problem, on = self._problem, self._on[k]
+        if not problem.contention or not problem.workload.independent[k].any():
             return 0
-        model, horizon = self.model, self._horizon
-        others = model.new_int_var(0, horizon, "")
-        for q, busy_until in enumerate(free):
-            model.add(others >= busy_until).only_enforce_if(on[q].negated())
-        common, shared, lost = (model.new_int_var(low, horizon, "") for low in (-horizon, 0, 0))
-        model.add_min_equality(common, [others - begin, work])
-        model.add(shared >= common)
-        model.add(SHARES * lost >= share * shared)
+        model, beside = self.model, self.model.new_bool_var("")
+        for j in np.flatnonzero(problem.workload.independent[k]):
+            for p, here in enumerate(on):  # both on p, or side by side
+                model.add(beside >= here - self._on[j][p])
+        lost = model.new_int_var(0, self._horizon, "")
+        for p, time in enumerate(problem.work_ms[k]):
+            if np.isfinite(time):
+                cost = _units(time * problem.contention)
+                model.add(lost >= cost).only_enforce_if(on[p], beside)
         return lost
 
     def _moved(self, tensor: int, k: int, p: int) -> Any:

@@ -79,7 +79,7 @@ class PlanSpace:
         self.groups = len(self.graph.groups)
         if all(self.graph.group_geometry(g).kind is OpKind.VIEW for g in range(self.groups)):
             raise UsageError(f"{self.graph.name!r} has no operator that takes time, so there is nothing to place")
-        self.branches = device.cost_model(self.prune_ratios[0]).tables.workload.has_branches
+        self.branches = bool(device.cost_model(self.prune_ratios[0]).tables.workload.independent.any())
         self.single = np.array([not o.split for o in self.options])
         self.chained = np.array([o.axis is Axis.HEIGHT for o in self.options])
         possible = [device.cost_model(ratio).tables.possible for ratio in self.prune_ratios]

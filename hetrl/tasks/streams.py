@@ -11,7 +11,7 @@ import msgspec
 from hetrl.agents.policies.unit_subgraphs import Floats
 from hetrl.errors import UsageError
 
-MAX_REQUESTS = 2000  # of one run; where they pile up, looking at all that wait takes its time
+MAX_REQUESTS = 1000  # of one run; where they pile up, looking at all that wait takes its time
 MAX_STREAMS = 6
 
 
@@ -19,13 +19,15 @@ class Stream(msgspec.Struct, frozen=True):
     """One model, asked for again and again.
 
     :param model: its name, for people.
-    :param period_ms: time between two requests; the first one comes at 0.
+    :param period_ms: time between two requests.
     :param deadline_ms: how long after it came a request may end.
+    :param first_ms: when the first one comes.
     """
 
     model: str
     period_ms: float
     deadline_ms: float
+    first_ms: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("period_ms", "deadline_ms"):
@@ -35,7 +37,8 @@ class Stream(msgspec.Struct, frozen=True):
 
     def arrivals_ms(self, duration_ms: float) -> list[float]:
         """When requests come, before `duration_ms`."""
-        return [number * self.period_ms for number in range(math.ceil(duration_ms / self.period_ms))]
+        count = math.ceil((duration_ms - self.first_ms) / self.period_ms)
+        return [self.first_ms + number * self.period_ms for number in range(count)]
 
 
 def check_streams(streams: Sequence[Stream], duration_ms: float) -> None:

@@ -9,8 +9,9 @@ branches on different processors run side by side. For each position
     work      max over processors of busy/cap, times 1 + contention where several work
     tail      what the host's part made goes back to the accelerator's memory, for outputs that leave the segment
 
-Branches side by side slow each other down by the link's contention for as long as both work; the later one pays. The
-host's part in moving data is not charged to it, and memory is counted in the schedule's order.
+There, groups that are placed on different processors and do not depend on each other count as running side by side:
+the link's contention slows them down, whether they meet in time or not. The host's part in moving data is not charged
+to it, and memory is counted in the schedule's order.
 
 A tensor's home is host memory or an accelerator's memory of one type; copies stay valid. All arrays have the batch
 on their last axis, so that one position's work is a few contiguous vector operations; sums run in position order,
@@ -217,7 +218,9 @@ class _Walk:
         self.began, self.transfer, self.worked, self.ended = (np.zeros((n, size)) for _ in range(4))
         self._overlaps = bool(batch.overlap.any())
         self._free = np.zeros_like(self.busy)  # when each processor has nothing left to do
-        self._ready = np.zeros((len(self._work.elements), size)) if self._overlaps else np.zeros((0, 0))
+        if self._overlaps:
+            self._ready = np.zeros((len(self._work.elements), size))
+            self._beside = self._side_by_side_groups()
 
     def take(self, k: int) -> None:
         """One position: operands, work, results."""
@@ -254,20 +257,27 @@ class _Walk:
         for tensor in {t for t in (*item.writes, *(r.tensor for r in item.reads)) if self._work.last_use[t] == k}:
             self._live_mb -= np.bitwise_count(self._homes[tensor]) * self._mb[tensor]
 
+    def _side_by_side_groups(self) -> Bools:
+        """(n, B) which groups have an independent one on a processor that they do not use."""
+        own = self._model.uses[:, self._batch.option]  # (P, n, B)
+        apart = self._work.independent.astype(np.float32)
+        beside = np.zeros(own.shape[1:], dtype=np.bool_)
+        for there in own:
+            beside |= ~there & (np.tensordot(apart, there.astype(np.float32), axes=1) > 0)
+        return beside
+
     def _side_by_side(self, k: int, option: Ints, moved: Floats, step: Floats) -> tuple[Floats, Floats, Bools]:
         """When a position begins, how long it works, and whether the accelerator's queue runs empty before it."""
         batch, model = self._batch, self._model
-        own = model.uses[:, option]
-        idle = np.where(own, self._free, 0.0).max(axis=0)
+        idle = np.where(model.uses[:, option], self._free, 0.0).max(axis=0)
         begin = idle.copy()
         for read in self._work.items[k].reads:
             begin = np.maximum(begin, self._ready[read.tensor])
-        others_until = np.where(own, 0.0, self._free).max(axis=0)
-        shared = np.clip(others_until - (begin + moved), 0.0, np.where(np.isfinite(step), step, 0.0))
+        slowed = np.where(self._beside[k] & ~model.split[option], step * (1.0 + model.side_by_side), step)
         draws = model.draws[model.owner[option]]
         return (
             np.where(batch.overlap, begin, self.elapsed),
-            np.where(batch.overlap, step + model.side_by_side * shared, step),
+            np.where(batch.overlap, slowed, step),
             np.where(batch.overlap, draws & ((moved > 0) | (begin > idle)), (moved > 0) | ~draws),
         )
 

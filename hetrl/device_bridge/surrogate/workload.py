@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from hetrl.graph import Geometry, InputRole, OperatorGraph
+import numpy as np
+import numpy.typing as npt
+
+from hetrl.graph import Geometry, InputRole, OperatorGraph, OpKind
 
 
 @dataclass(frozen=True)
@@ -72,19 +75,17 @@ class Workload:
         return tuple(last)
 
     @cached_property
-    def has_branches(self) -> bool:
-        """Whether some two groups do not depend on each other, so that they could run side by side."""
-        before: list[int] = []  # bit masks of the positions that each one depends on
+    def independent(self) -> npt.NDArray[np.bool_]:
+        """(n, n) whether two groups that take time do not depend on each other: they could run side by side."""
+        n = len(self.items)
+        before = np.eye(n, dtype=np.bool_)  # what each position depends on, itself included
         for k, item in enumerate(self.items):
-            mask = 0
             for read in item.reads:
-                made = self.made_at[read.tensor]
-                if made >= 0:
-                    mask |= before[made] | (1 << made)
-            if mask != (1 << k) - 1:
-                return True
-            before.append(mask)
-        return False
+                if self.made_at[read.tensor] >= 0:
+                    before[k] |= before[self.made_at[read.tensor]]
+        works = np.array([item.geometry.kind is not OpKind.VIEW for item in self.items])
+        apart: npt.NDArray[np.bool_] = ~(before | before.T) & works & works[:, None]
+        return apart
 
 
 def workload_of(graph: OperatorGraph, order: Sequence[int] | None = None) -> Workload:
