@@ -32,11 +32,18 @@ def _make_floats(struct: msgspec.Struct, *names: str) -> None:
 
 
 class Axis(StrEnum):
-    """The output axis along which a segment is split."""
+    """How a segment is shared: along which output axis, or as branches.
+
+    Branches are several processors' side-by-side computation of several groups, each with its share of the channels and
+    without any exchange inside: what reads the segment's operands reads all of them, everything behind only what its
+    own branch made, and at the end the parts are concatenated. Weights between branches are gone, so that the model is
+    another one, which must be trained anew.
+    """
 
     NONE = "none"
     HEIGHT = "height"
     OUTPUT_CHANNELS = "output_channels"
+    BRANCHES = "branches"
 
 
 class Memory(StrEnum):
@@ -57,7 +64,7 @@ class Segment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     """Operators placed as one.
 
     :param nodes: node ids, in execution order.
-    :param parts: one part, or several whose shares sum to 100, the accelerator's first.
+    :param parts: one part, or several whose shares sum to 100, accelerators' first, the host's last.
     :param axis: `none` exactly when there is one part.
     :param memory: memory type on the accelerator; None where no part has a choice.
     """
@@ -187,6 +194,11 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     def processors(self) -> tuple[str, ...]:
         """Processors used, in order of first use."""
         return tuple(dict.fromkeys(p for segment in self.segments for p in segment.processors))
+
+    @property
+    def stretched(self) -> bool:
+        """Whether it has branches, so that it is for a model whose weights are others than those at hand."""
+        return any(segment.axis is Axis.BRANCHES for segment in self.segments)
 
     @property
     def splits(self) -> int:

@@ -69,7 +69,9 @@ def _check_split(plan: Plan, graph: OperatorGraph, index: int, groups: tuple[int
     segment = plan.segments[index]
     where = f"segments[{index}].axis"
     if segment.axis is Axis.OUTPUT_CHANNELS and len(groups) > 1:
-        raise PlanError(where, "output_channels splits one fusion group; a chain of several is split along height")
+        raise PlanError(
+            where, "output_channels splits one fusion group; a chain of several is split along height, or into branches"
+        )
     for group in groups if segment.axis is not Axis.NONE else ():
         able = graph.groups[group]
         if not (able.splits_height if segment.axis is Axis.HEIGHT else able.splits_channels):

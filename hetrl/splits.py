@@ -1,7 +1,7 @@
 """How a split operator is cut: every rounding of shares to channels and rows, and every halo, is here.
 
 Parts are listed in plan order; the accelerator's part comes first (CoDL, MobiSys'22, section 4: the GPU takes the
-first channels or the upper rows, the CPU the rest).
+first channels or the upper rows, the CPU the rest). A branch has the same channels of every tensor that it makes.
 """
 
 from __future__ import annotations

@@ -98,7 +98,11 @@ def graphs(layers: int, groups: range, seeds: range) -> list[OperatorGraph]:
 
 
 def test_exact_is_the_best_of_all_plans_of_small_models() -> None:
-    tried = [*graphs(3, range(2, 6), range(40)), *graphs(5, range(4, 6), range(100, 130))]
+    tried = [
+        *graphs(3, range(2, 6), range(40)),
+        *graphs(5, range(4, 6), range(100, 130)),
+        *graphs(4, range(4, 5), range(801, 812)),
+    ]
     plans, overlapping, placements = 0, 0, set()
     for number, graph in enumerate(tried):
         space = small_space(graph, FASTEST, spec=(D1, SLOW)[number % 2])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hetrl.device_bridge.spec import Engine
 from hetrl.errors import PlanError
-from hetrl.plan import Plan
+from hetrl.plan import Axis, Plan
 
 
 def check_engine(plan: Plan, engine: Engine, device: str) -> None:
@@ -19,7 +19,9 @@ def check_engine(plan: Plan, engine: Engine, device: str) -> None:
         for name in segment.processors:
             if name not in known:
                 raise PlanError(f"{where}.parts", f"{device} has no processor {name!r}", f"it has {', '.join(known)}")
-        if len(segment.parts) > 1 and segment.processors not in pairs:
+        *accelerators, host = segment.processors
+        several = len(accelerators) > 1 and segment.axis is not Axis.BRANCHES
+        if several or any((name, host) not in pairs for name in accelerators):
             can = "; ".join(f"{a} then {h}" for a, h in sorted(pairs))
             raise PlanError(f"{where}.parts", f"{device} cannot split over {', '.join(segment.processors)}", can)
         choices = {m for name in segment.processors for m in known[name].memory}

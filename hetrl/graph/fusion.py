@@ -12,7 +12,7 @@ the order of the exits is a topological order of the groups.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from hetrl.graph.model import FusionGroup, OpKind
 from hetrl.graph.operator import Operand, Operator
@@ -32,6 +32,9 @@ _ABSORBING = frozenset(
         OpKind.RESIZE,
     }
 )
+Grouping = Callable[[Sequence[Operator], Iterable[str]], tuple[FusionGroup, ...]]
+"""Operators in topological order and the graph's outputs to groups in topological order, as `fuse` makes them."""
+
 _LARGEST_DIAMOND = 8
 """Operators between a tensor and where its readers meet again: x * sigmoid(x) has 2, a written-out Gelu 5."""
 

@@ -13,7 +13,7 @@ from onnx import inliner
 
 from hetrl.errors import HetrlError, ModelError
 from hetrl.graph.flops import flops, macs
-from hetrl.graph.fusion import fuse
+from hetrl.graph.fusion import Grouping, fuse
 from hetrl.graph.geometry import geometry
 from hetrl.graph.kinds import weight_elements
 from hetrl.graph.model import Node, OperatorGraph, Tensor
@@ -42,17 +42,29 @@ def load_graph(
 
 
 def graph_from_model(
-    model: onnx.ModelProto, *, name: str, input_shapes: Mapping[str, tuple[int, ...]] | None = None
+    model: onnx.ModelProto,
+    *,
+    name: str,
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    grouping: Grouping = fuse,
 ) -> OperatorGraph:
-    """The same for a model in memory, which is not changed; raises what `load_graph` raises."""
-    return _read(model, name, name, input_shapes or {}, None)
+    """The same for a model in memory, which is not changed; raises what `load_graph` raises.
+
+    :param grouping: what decides which operators are one kernel (see `hetrl.optimize.fusion` for others).
+    """
+    return _read(model, name, name, input_shapes or {}, None, grouping)
 
 
 def _read(
-    model: onnx.ModelProto, name: str, where: str, shapes: Mapping[str, tuple[int, ...]], folder: Path | None
+    model: onnx.ModelProto,
+    name: str,
+    where: str,
+    shapes: Mapping[str, tuple[int, ...]],
+    folder: Path | None,
+    grouping: Grouping = fuse,
 ) -> OperatorGraph:
     try:
-        return _operator_graph(model, name, where, shapes, folder)
+        return _operator_graph(model, name, where, shapes, folder, grouping)
     except HetrlError:
         raise
     except Exception as error:  # damaged files break onnx and protobuf in ways that nobody can list
@@ -61,7 +73,12 @@ def _read(
 
 
 def _operator_graph(
-    model: onnx.ModelProto, name: str, where: str, shapes: Mapping[str, tuple[int, ...]], folder: Path | None
+    model: onnx.ModelProto,
+    name: str,
+    where: str,
+    shapes: Mapping[str, tuple[int, ...]],
+    folder: Path | None,
+    grouping: Grouping,
 ) -> OperatorGraph:
     if not model.opset_import:
         raise ModelError(f"{where} does not say which ONNX opset it uses")
@@ -73,7 +90,7 @@ def _operator_graph(
     return OperatorGraph(
         name=name,
         nodes=nodes,
-        groups=fuse(typed.operators, typed.outputs),
+        groups=grouping(typed.operators, typed.outputs),
         tensors=tuple(Tensor(t.name, t.shape, t.dtype, t.bytes) for t in tensors),
         inputs=tuple(operand.name for operand in typed.inputs),
         outputs=typed.outputs,

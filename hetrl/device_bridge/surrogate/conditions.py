@@ -107,7 +107,9 @@ def _suspended(tables: Tables, cpu: int, share: float, effects: ConditionEffects
         return tables
     accelerated = np.array([any(p != cpu for p in o.processors) for o in tables.options])
     alone = tables.time_ms[:, :, cpu, 0, cpu]  # (M, n): option numbers of single processors are the processors' own
-    stall = share * effects.fallback_slowdown.value * alone + effects.suspension_ms.value
+    # The fit multiplies cold CPU times (`calibration.conditions`), whereas these are at least as warm as at sigma0.
+    warm = effects.heat_30.value ** (1 + (effects.gamma.value - 1) * CPU_ALONE_DRAW)
+    stall = share * effects.fallback_slowdown.value / warm * alone + effects.suspension_ms.value
     stall = np.where(alone > 0, stall, 0.0)[:, :, None, None] * accelerated[None, None, :, None]
     time = tables.time_ms * np.where(accelerated, 1 - share, 1.0)[None, None, :, None, None]
     return replace(tables, time_ms=time, stall_ms=stall)

@@ -13,6 +13,9 @@ There, groups that are placed on different processors and do not depend on each 
 the link's contention slows them down, whether they meet in time or not. The host's part in moving data is not charged
 to it, and memory is counted in the schedule's order.
 
+Branches of a segment (`plan.Axis.BRANCHES`) start from host memory and are joined there. Their accelerators are started
+and waited for one by one, and their operands and results cross at the rate of the slowest of their links.
+
 A tensor's home is host memory or an accelerator's memory of one type; copies stay valid. All arrays have the batch
 on their last axis, so that one position's work is a few contiguous vector operations; sums run in position order,
 so that a batch gives each of its members exactly what it would get alone.
@@ -27,10 +30,10 @@ import numpy as np
 import numpy.typing as npt
 
 from hetrl.condition import Ui
-from hetrl.device_bridge.spec import GpuCost
+from hetrl.device_bridge.spec import GpuCost, Link
 from hetrl.device_bridge.surrogate.frames import Kernels, dropped_ms
 from hetrl.device_bridge.surrogate.op_time import BYTES_PER_ELEMENT
-from hetrl.device_bridge.surrogate.tables import MELEMS, MEMORIES, Tables, link_of
+from hetrl.device_bridge.surrogate.tables import MELEMS, MEMORIES, Option, Tables, link_of, made_inside
 from hetrl.plan import Axis, Memory
 
 Floats = npt.NDArray[np.float64]
@@ -102,8 +105,9 @@ class CostModel:
         options = tables.options
         self.split = np.array([o.split for o in options])
         self.chained = np.array([o.axis is Axis.HEIGHT for o in options])
-        # The processor whose memory an option's tensors live in: the accelerator of a split.
-        self.owner = np.array([o.processors[0] for o in options])
+        self.branched = np.array([o.axis is Axis.BRANCHES for o in options])
+        # The processor whose memory an option's tensors live in: the accelerator of a split, the host of branches.
+        self.owner = np.array([o.processors[-1 if o.axis is Axis.BRANCHES else 0] for o in options])
         self.home_of = np.zeros((len(processors), len(MEMORIES)), dtype=np.int64)
         accelerators = [p for p in range(len(processors)) if p != self.host]
         for rank, p in enumerate(accelerators):
@@ -111,8 +115,14 @@ class CostModel:
         self._homes = 1 + len(MEMORIES) * len(accelerators)
         self.uses = np.array([[p in o.processors for o in options] for p in range(len(processors))])
         self.side_by_side = max((link.contention.value for link in tables.engine.links), default=0.0)
-        self.contention = np.array([link_of(tables.engine, o.processors[0]).contention.value if o.split else 0.0
-                                     for o in options])  # fmt: skip
+        self.contention = np.array(
+            [max((link.contention.value for link in self._links(o)), default=0.0) for o in options]
+        )
+        self.feeds_queue = np.array([any(self.draws[p] for p in o.processors) for o in options])
+
+    def _links(self, option: Option) -> list[Link]:
+        """Links between a split's accelerators and their host; none of a single processor's."""
+        return [link_of(self.tables.engine, p) for p in option.processors[:-1]]
 
     @cached_property
     def _move(self) -> tuple[Floats, Floats]:
@@ -159,12 +169,11 @@ class CostModel:
         fixed = np.zeros((len(self.tables.options), len(MEMORIES)))
         rate = np.zeros_like(fixed)
         for o, option in enumerate(self.tables.options):
-            if option.split:
-                link = link_of(self.tables.engine, option.processors[0])
-                fixed[o] = link.map_ms.value + link.sync_ms.value
+            for link in self._links(option):
+                fixed[o] += link.map_ms.value + link.sync_ms.value
                 for m, memory in enumerate(MEMORIES):
                     image = link.image_ms_per_melem.value if memory is Memory.IMAGE else 0.0
-                    rate[o, m] = link.map_ms_per_melem.value + image
+                    rate[o, m] = max(rate[o, m], link.map_ms_per_melem.value + image)
         return fixed * self.tables.transfer_factor, rate * self.tables.transfer_factor
 
     def kernel_ms(self, processor: int, busy: Floats, window: Ints, slice_ms: Floats) -> tuple[Floats, Floats]:
@@ -227,13 +236,15 @@ class _Walk:
         batch, model, item = self._batch, self._model, self._work.items[k]
         option, memory = batch.option[k], batch.memory[k]
         offset = np.where(model.chained[option], batch.end[k] - k, 0)
+        if model.branched.any():
+            offset = np.where(model.branched[option], made_inside(self._work, k, batch.start[k]), offset)
         home = model.home_of[model.owner[option], memory]
         moved = self._operands(k, option, offset, home)
         step = self._processors(k, option, offset)
         leaves = max(self._work.last_use[t] for t in item.writes) > batch.end[k]
         rate = model.share_rates[1][option, memory]
         tail = np.where(model.split[option] & leaves, rate * self._tables.host_out[k, option, offset], 0.0)
-        drained = (moved > 0) | ~model.draws[model.owner[option]]
+        drained = (moved > 0) | ~model.feeds_queue[option]
         begin = self.elapsed
         if self._overlaps:
             begin, step, drained = self._side_by_side(k, option, moved, step)
@@ -274,7 +285,7 @@ class _Walk:
         for read in self._work.items[k].reads:
             begin = np.maximum(begin, self._ready[read.tensor])
         slowed = np.where(self._beside[k] & ~model.split[option], step * (1.0 + model.side_by_side), step)
-        draws = model.draws[model.owner[option]]
+        draws = model.feeds_queue[option]
         return (
             np.where(batch.overlap, begin, self.elapsed),
             np.where(batch.overlap, slowed, step),

@@ -44,9 +44,10 @@ class SurrogateDevice(Device):
         self._models = lru_cache(maxsize=32)(self._build)
 
     def evidence(self, plan: Plan, condition: Condition) -> Evidence:
-        """The word for what the surrogate says; a pruned model is none of those that were measured."""
+        """The word for what the surrogate says; a pruned or stretched model is none of those that were measured."""
         measured = self.graph.structure_hash in self.engine.calibrated_models
-        calibrated = measured and not plan.compression.prune_ratio and load_of(condition) == COLD
+        changed = plan.compression.prune_ratio > 0 or plan.stretched
+        calibrated = measured and not changed and load_of(condition) == COLD
         return Evidence.CALIBRATED if calibrated else Evidence.PREDICTED
 
     def describe(self) -> DeviceInfo:
@@ -103,7 +104,9 @@ class SurrogateDevice(Device):
 
     def _interval_ms(self, plan: Plan, condition: Condition, latency_ms: float) -> tuple[float, float] | None:
         known = known_as(self.graph.structure_hash, plan.compression.prune_ratio, self.engine)
-        if known.value not in self.engine.errors:  # no errors of its own kind; those of unseen models are no smaller
+        if (
+            plan.stretched or known.value not in self.engine.errors
+        ):  # no errors of its own kind; those of unseen models are no smaller
             known = Known.UNSEEN
         return interval_ms(latency_ms, self.engine, known, plan_class(plan, self.engine), load_of(condition) != COLD)
 

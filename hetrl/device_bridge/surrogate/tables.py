@@ -1,8 +1,9 @@
 """Lookup tables of a workload on an engine set: time, traffic and memory of every group under every option.
 
-An option is a placement: one processor, or a link's two processors with an axis and shares. For a height split the
-numbers depend on the last group of the chain too (halos grow backwards from its cut), so tables have an axis
-`offset` = chain end - position; all other options use offset 0.
+An option is a placement: one processor, a link's two processors with an axis and shares, or several processors with a
+branch each. For a height split the numbers depend on the last group of the chain too (halos grow backwards from its
+cut), so tables have an axis `offset` = chain end - position. For branches it is 1 where a group's data were made in its
+own branch (`made_inside`), 0 where it reads all of them. All other options use offset 0.
 
 Shapes: n positions, O options, L offsets, P processors, M memory types.
 """
@@ -34,7 +35,7 @@ _READS_ALL_CHANNELS = frozenset({OpKind.CONV, OpKind.CONV_TRANSPOSE, OpKind.GEMM
 
 @dataclass(frozen=True)
 class Option:
-    """A placement: `processors` index the engine's; an accelerator comes before its host."""
+    """A placement: `processors` index the engine's; accelerators come before their host."""
 
     processors: tuple[int, ...]
     axis: Axis = Axis.NONE
@@ -60,10 +61,11 @@ class Layout:
     """What of the tables depends on shapes alone, not on how fast the device is.
 
     :param parts: per processor of the engine, its parts; None if it has none.
-    :param host_in: per position and read, (O, L): 1e6 elements of the operand that the host's part of a split reads.
-    :param host_out: (n, O, L), 1e6 elements that the host's part of a split contributes to the output.
-    :param possible: (n, O), whether a segment may end here with this option.
-    :param weights_mb: (n, O), bytes of weights held by all parts together.
+    :param host_in: per position and read, (O, L): 1e6 elements of the operand that the host's part of a split reads. Of
+        branches, which start from and end in host memory, those that all accelerators' parts read.
+    :param host_out: (n, O, L), 1e6 elements that the same parts contribute to the output.
+    :param possible: (n, O), whether a segment may end here with this option; of branches, whether one may begin here.
+    :param weights_mb: (n, O), bytes of weights held by all parts together; what branches drop is not taken off.
     """
 
     workload: Workload
@@ -124,9 +126,17 @@ class _Piece:
     processor: int
     rows: int
     channels: int
+    in_channels: int
     read_fraction: float
     extra_fraction: float
     weight_fraction: float
+
+
+def made_inside(workload: Workload, position: int, start: int | npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Whether a group's data are made in its own segment, which begins at `start` (one, or one per schedule)."""
+    reads = workload.items[position].reads
+    made = workload.made_at[reads[0].tensor] if reads else -1
+    return np.asarray(made >= np.asarray(start))
 
 
 def build_tables(workload: Workload, engine: Engine, options: Sequence[Option], max_chain: int = MAX_CHAIN) -> Tables:
@@ -137,7 +147,8 @@ def build_tables(workload: Workload, engine: Engine, options: Sequence[Option], 
 def build_layout(workload: Workload, engine: Engine, options: Sequence[Option], max_chain: int = MAX_CHAIN) -> Layout:
     """The part of `build_tables` that any engine with the same processors and support shares."""
     n, count = len(workload.items), len(options)
-    depth = max(1, min(max_chain, n))
+    branched = any(option.axis is Axis.BRANCHES for option in options)
+    depth = max(1, min(max(max_chain, 2 if branched else 1), n))
     host_out = np.zeros((n, count, depth))
     host_in = tuple(tuple(np.zeros((count, depth)) for _ in item.reads) for item in workload.items)
     possible = np.zeros((n, count), dtype=bool)
@@ -153,14 +164,21 @@ def build_layout(workload: Workload, engine: Engine, options: Sequence[Option], 
                 continue
             if not option.split:
                 possible[k, o] = True
-                whole = (item.geometry.out_h, item.geometry.out_channels, 1.0, 1.0, 1.0)
-                pieces.append(_Piece(k, o, 0, option.processors[0], *whole))
-            elif option.axis is Axis.OUTPUT_CHANNELS:
+                g = item.geometry
+                pieces.append(
+                    _Piece(k, o, 0, option.processors[0], g.out_h, g.out_channels, g.in_channels, 1.0, 1.0, 1.0)
+                )
+            elif option.axis is not Axis.HEIGHT:
                 parts = _channel_pieces(workload, k, o, option)
                 possible[k, o] = bool(parts)
                 pieces += parts
-                if parts:
-                    _channel_traffic(workload, k, o, parts[-1].channels, host_in, host_out)
+                _channel_traffic(
+                    workload, parts[-1:] if option.axis is not Axis.BRANCHES else parts[:-1], host_in, host_out
+                )
+                if option.axis is Axis.BRANCHES and depth > 1:
+                    inner = _channel_pieces(workload, k, o, option, inner=True)
+                    pieces += inner
+                    _channel_traffic(workload, inner[:-1], host_in, host_out)
             else:
                 chain = _height_pieces(workload, k, o, option, able, depth, host_in, host_out)
                 possible[k, o] = bool(chain)
@@ -193,30 +211,41 @@ def time_layout(layout: Layout, engine: Engine) -> Tables:
     return Tables(**vars(layout), engine=engine, time_ms=time)
 
 
-def _channel_pieces(workload: Workload, k: int, o: int, option: Option) -> list[_Piece]:
-    item = workload.items[k]
-    channels = item.geometry.out_channels
-    bounds = channel_bounds(channels, option.shares_pct)
-    if not item.splits_channels or not every_part_works(bounds):
+def _channel_pieces(workload: Workload, k: int, o: int, option: Option, *, inner: bool = False) -> list[_Piece]:
+    """Slices of output channels; `inner` ones read only the input channels that their own branch made."""
+    item, g = workload.items[k], workload.items[k].geometry
+    narrow = inner and _mixes_channels(item)
+    bounds = channel_bounds(g.out_channels, option.shares_pct)
+    read = channel_bounds(g.in_channels, option.shares_pct) if narrow else bounds
+    if not (item.splits_channels and every_part_works(bounds) and every_part_works(read)):
         return []
     pieces = []
-    for processor, low, high in zip(option.processors, bounds, bounds[1:], strict=False):
-        part = (high - low) / channels
-        read = 1.0 if item.geometry.kind in _READS_ALL_CHANNELS and not item.geometry.depthwise else part
-        pieces.append(_Piece(k, o, 0, processor, item.geometry.out_h, high - low, read, part, part))
+    for number, processor in enumerate(option.processors):
+        channels = bounds[number + 1] - bounds[number]
+        part = channels / g.out_channels
+        in_channels = read[number + 1] - read[number] if narrow else g.in_channels
+        window = in_channels / g.in_channels
+        taken = window if _mixes_channels(item) else part
+        pieces.append(_Piece(k, o, int(inner), processor, g.out_h, channels, in_channels, taken, part, part * window))
     return pieces
 
 
+def _mixes_channels(item: WorkItem) -> bool:
+    return item.geometry.kind in _READS_ALL_CHANNELS and not item.geometry.depthwise
+
+
 def _channel_traffic(
-    workload: Workload, k: int, o: int, host_channels: int, host_in: tuple[tuple[Floats, ...], ...], host_out: Floats
+    workload: Workload, away: Sequence[_Piece], host_in: tuple[tuple[Floats, ...], ...], host_out: Floats
 ) -> None:
-    item = workload.items[k]
-    part = host_channels / item.geometry.out_channels
-    all_channels = item.geometry.kind in _READS_ALL_CHANNELS and not item.geometry.depthwise
-    for slot, read in enumerate(item.reads):
-        fraction = 1.0 if all_channels and read.role is not InputRole.ALIGNED else part
-        host_in[k][slot][o, 0] = fraction * workload.elements[read.tensor] / MELEMS
-    host_out[k, o, 0] = part * sum(workload.elements[t] for t in item.writes) / MELEMS
+    """:param away: one group's pieces whose operands and results are elsewhere."""
+    for piece in away:
+        k, place = piece.position, (piece.option, piece.offset)
+        item = workload.items[k]
+        part = piece.channels / item.geometry.out_channels
+        for slot, read in enumerate(item.reads):
+            fraction = 1.0 if _mixes_channels(item) and read.role is not InputRole.ALIGNED else part
+            host_in[k][slot][place] += fraction * workload.elements[read.tensor] / MELEMS
+        host_out[k][place] += part * sum(workload.elements[t] for t in item.writes) / MELEMS
 
 
 def _height_pieces(
@@ -246,8 +275,9 @@ def _height_pieces(
         rows = item.geometry.out_h
         for processor, part_rows in zip(option.processors, (upper[k], rows - lower[k]), strict=True):
             fraction = part_rows / rows
+            g = item.geometry
             pieces.append(
-                _Piece(k, o, end - k, processor, part_rows, item.geometry.out_channels, fraction, fraction, 1.0)
+                _Piece(k, o, end - k, processor, part_rows, g.out_channels, g.in_channels, fraction, fraction, 1.0)
             )
         for slot, read in enumerate(item.reads):
             share = (rows - lower[k]) / rows
@@ -311,7 +341,7 @@ def _shapes(workload: Workload, pieces: Sequence[_Piece]) -> OpShapes:
     shapes = OpShapes(
         kind=ints([KIND_CODE[g.kind] for g in geometries]),
         batch=ints([g.batch for g in geometries]),
-        in_channels=ints([g.in_channels for g in geometries]),
+        in_channels=ints([p.in_channels for p in pieces]),
         out_channels=ints([p.channels for p in pieces]),
         out_h=ints([p.rows for p in pieces]),
         out_w=ints([g.out_w for g in geometries]),
