@@ -30,8 +30,8 @@ Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 PER_MS = 10_000_000  # the solver counts in tenths of a nanosecond
 GAIN = 1e-5  # of a latency: what is less than this faster is not, as rounding could have made it
-DETERMINISTIC_TIME = 1.5  # of the solver; up to ten times as many seconds
-ROUNDS = 5
+DETERMINISTIC_TIME = 3.0  # of the solver; up to ten times as many seconds
+ROUNDS = 3
 
 
 @dataclass(frozen=True)

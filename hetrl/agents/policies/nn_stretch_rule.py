@@ -18,14 +18,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import groupby, pairwise
 
 import numpy as np
 import numpy.typing as npt
 
 from hetrl.agents.policies.base import Proposal
 from hetrl.agents.policies.placing import usual_memory
-from hetrl.device_bridge.surrogate.cost_model import CostModel
+from hetrl.device_bridge.surrogate.cost_model import Answers, CostModel
 from hetrl.device_bridge.surrogate.device import SurrogateDevice
 from hetrl.device_bridge.surrogate.schedule import Placed, Schedule, batch_of
 from hetrl.device_bridge.surrogate.tables import MEMORIES, Option, Tables, build_tables, made_inside, supports
@@ -63,19 +63,15 @@ class Stretch:
 
 def stretched(device: SurrogateDevice, units: Sequence[str]) -> Proposal:
     """The plan of NN-Stretch for the first processor of each unit, one of which is the CPU."""
-    engine = device.engine
+    engine, tables = device.engine, device.cost_model().tables
     found = [p.unit for p in engine.processors]
-    host = found.index("cpu")
-    team = (*(p for p in map(found.index, units) if p != host), host)
+    team = (*(found.index(unit) for unit in units if unit != "cpu"), found.index("cpu"))
     memory = usual_memory(engine)
-    tables = device.cost_model().tables
-    stages = [_staffed(s, tables, team) for s in stages_of(device.graph)]
-    stretches = [_widths(s, tables) for s in _joined(stages)]
-    kept = _balanced([s for s in stretches if s is not None], tables, memory)
-    options = (*(Option((p,)) for p in range(len(found))), *dict.fromkeys(s.option for s in kept))
+    stages = [_staffed(stage, tables, team) for stage in stages_of(device.graph)]
+    stretches = balanced(_joined(stages), tables, memory)
+    options = (*(Option((p,)) for p in range(len(found))), *dict.fromkeys(s.option for s in stretches))
     model = CostModel(build_tables(tables.workload, engine, options, 1), device.spec.idle_w.value)
-    chosen = _merge_points(kept, model, host, memory)
-    return Proposal(_filled(chosen, model, team, memory), options)
+    return Proposal(_schedule(stretches, model, team, memory), options)
 
 
 def stages_of(graph: OperatorGraph) -> list[range]:
@@ -84,10 +80,127 @@ def stages_of(graph: OperatorGraph) -> list[range]:
         found = regions(graph, Merge.STAGE)
     except UsageError:
         return []
-    stages, start = [], 0
-    for region in found:
-        inside = {graph.group_of_node[node] for node in region.nodes}
-        end = max(g for g in inside if set(graph.groups[g].nodes) <= set(region.nodes) or g in inside) + 1
-        stages.append(range(start, end))
-        start = end
-    return stages
+    ends = [graph.group_of_node[region.nodes[-1]] + 1 for region in found]
+    return [range(start, end) for start, end in pairwise([0, *ends])]
+
+
+def _staffed(stage: range, tables: Tables, team: Sequence[int]) -> Stage | None:
+    """The stage with those of a team that take all of it; None if these cannot have branches."""
+    items = tables.workload.items[stage.start : stage.stop]
+    able = tuple(p for p in team if all(supports(tables.engine.processors[p], item) for item in items))
+    fits = len(able) > 1 and all(item.splits_channels for item in items)
+    return Stage(stage.start, stage.stop - 1, able) if fits else None
+
+
+def _joined(stages: Sequence[Stage | None]) -> list[Stage]:
+    """Every run of neighbours with the same team, as one stage."""
+    runs = []
+    for first, begin in enumerate(stages):
+        for last in stages[first:]:
+            if begin is None or last is None or last.team != begin.team:
+                break
+            runs.append(Stage(begin.start, last.end, begin.team))
+    return runs
+
+
+def balanced(stages: Sequence[Stage], tables: Tables, memory: Memory) -> list[Stretch]:
+    """Each stage in branches whose slowest is fastest; stages with too few channels are left out.
+
+    :param tables: with the single processors' options, under their own numbers.
+    """
+    weights = [1 / branch_ms(Stretch(s, ()), tables, memory) for s in stages]
+    best: dict[Stage, Stretch] = {}
+    for _ in range(1 + CORRECTIONS):
+        tried = [
+            Stretch(stage, shares)
+            for stage, weight in zip(stages, weights, strict=True)
+            if (shares := shares_of(weight, _least_pct(stage, tables))) is not None
+        ]
+        stages = [stretch.stage for stretch in tried]
+        in_branches = build_tables(tables.workload, tables.engine, [s.option for s in tried], 1)
+        weights = []
+        for stretch in tried:
+            took = branch_ms(stretch, in_branches, memory)
+            slowest = float(took.max())
+            if stretch.stage not in best or slowest < best[stretch.stage].slowest_ms:
+                best[stretch.stage] = replace(stretch, slowest_ms=slowest)
+            weights.append(np.array(stretch.shares_pct) / np.sqrt(took))  # inside, work grows with the square
+    return list(best.values())
+
+
+def branch_ms(stretch: Stretch, tables: Tables, memory: Memory) -> Floats:
+    """Working time of each branch; of the whole stage on each of its processors where no shares are given."""
+    m, stage = MEMORIES.index(memory), stretch.stage
+    branch = tables.options.index(stretch.option) if stretch.shares_pct else None
+    took = np.zeros(len(stage.team))
+    for k in range(stage.start, stage.end + 1):
+        offset = int(made_inside(tables.workload, k, stage.start)) if branch is not None else 0
+        for i, p in enumerate(stage.team):
+            took[i] += tables.time_ms[m, k, p if branch is None else branch, offset, p]
+    return took
+
+
+def shares_of(weights: Floats, least_pct: int) -> tuple[int, ...] | None:
+    """Whole per cents in proportion to `weights`, none below `least_pct`; None if that cannot be."""
+    if least_pct * len(weights) > 100:
+        return None
+    shares = np.maximum(least_pct, np.rint(100 * weights / weights.sum())).astype(np.int64)
+    while shares.sum() != 100:
+        shares[shares.argmax()] += 1 if shares.sum() < 100 else -1
+    return tuple(shares.tolist())
+
+
+def _least_pct(stage: Stage, tables: Tables) -> int:
+    """The smallest share that leaves a branch channels of every operator."""
+    channels = [item.geometry.out_channels for item in tables.workload.items[stage.start : stage.end + 1]]
+    return math.ceil(100 * CHANNEL_MULTIPLE / min(channels))
+
+
+def _schedule(stretches: Sequence[Stretch], model: CostModel, team: Sequence[int], memory: Memory) -> Schedule:
+    """The fastest choice of merge points; what is left over, run by run on the processor that ends the plan soonest."""
+    n, host = len(model.tables.workload.items), team[-1]
+    branches = [Placed(s.stage.start, s.stage.end, model.tables.options.index(s.option), memory) for s in stretches]
+    chosen = _merge_points(branches, _alone_ms(branches, model, host), n)
+    where = [host] * n
+    left = set(range(n)).difference(*(range(b.start, b.end + 1) for b in chosen))
+    runs = [[k for _, k in run] for _, run in groupby(enumerate(sorted(left)), key=lambda place: place[1] - place[0])]
+    for run in runs:
+        ways = [[p if k in run and model.tables.possible[k, p] else where[k] for k in range(n)] for p in team]
+        answers = _evaluated([_around(chosen, way, memory) for way in ways], model)
+        where = ways[int(answers.latency_ms.argmin())]
+    return _around(chosen, where, memory)
+
+
+def _alone_ms(branches: Sequence[Placed], model: CostModel, host: int) -> list[float]:
+    """How long each takes from host memory to host memory."""
+    around = [host] * len(model.tables.workload.items)
+    steps = _evaluated([_around([b], around, b.memory) for b in branches], model).steps
+    return [float(steps.end_ms[b.end, i] - steps.begin_ms[b.start, i]) for i, b in enumerate(branches)]
+
+
+def _merge_points(branches: Sequence[Placed], took_ms: Sequence[float], n: int) -> list[Placed]:
+    """Branches that leave out the fewest positions, and of these the fastest."""
+    best: list[tuple[int, float, list[Placed]]] = [(0, 0.0, [])]
+    for end in range(n):
+        left_out, spent, chosen = best[end]
+        ways = [(left_out + 1, spent, chosen)]
+        for placed, took in zip(branches, took_ms, strict=True):
+            if placed.end == end:
+                left_out, spent, chosen = best[placed.start]
+                ways.append((left_out, spent + took, [*chosen, placed]))
+        best.append(min(ways, key=lambda way: way[:2]))
+    return best[n][2]
+
+
+def _evaluated(schedules: Sequence[Schedule], model: CostModel) -> Answers:
+    tables = model.tables
+    return model.evaluate(batch_of(schedules, len(tables.workload.items), len(tables.engine.processors)), None)
+
+
+def _around(branches: Sequence[Placed], where: Sequence[int], memory: Memory) -> Schedule:
+    """Branches, and every other position on the single processor that `where` names."""
+    begins, segments, k = {b.start: b for b in branches}, [], 0
+    while k < len(where):
+        segments.append(begins.get(k, Placed(k, k, where[k], memory)))
+        k = segments[-1].end + 1
+    return Schedule(tuple(segments))
