@@ -31,6 +31,7 @@ SINGLE = ("mace_cpu", "mace_gpu_buffer", "mace_gpu_image")
 SHARED = ("mulayer", "codl_buffer", "codl_image")
 SIX = (*SINGLE, *SHARED)  # strategies of figure 2
 GPU_ALONE = SINGLE[1:]
+TABLE_3_POLICIES = {"mace_gpu": "mace_gpu_image", "codl_cpu_gpu": "codl_image"}
 
 
 class Verdict(StrEnum):
@@ -141,6 +142,13 @@ def agrees(value: float, published: Sequence[float]) -> bool:
 
 def verdict(holds: bool) -> Verdict:
     return Verdict.HOLDS if holds else Verdict.FAILS
+
+
+def answer(id_: str, ours: str, holds: Verdict | bool, why: str = "", fitted: str = "") -> Finding:
+    """The finding of a claim."""
+    claim = next(c for c in facts().claims if c.id == id_)
+    word = holds if isinstance(holds, Verdict) else verdict(holds)
+    return Finding(id=id_, published=claim.published, ours=ours, verdict=word, why=why, fitted=fitted)
 
 
 def span(values: Iterable[float], digits: int = 2) -> str:

@@ -193,8 +193,9 @@ def test_every_phone_plans_in_both_engine_sets(name: str, engine: str) -> None:
         assert optimum.latency_ms == pytest.approx(best.latency_ms) and ledger.keeps(optimum)
         for policy, plan in plans.items():
             trial = ledger.measure(plan, policy)
-            assert ledger.keeps(trial) == (points > 0 or DSP not in plan.processors)
-            assert not ledger.keeps(trial) or (trial.latency_ms or 0) >= best.latency_ms * (1 - 1e-12)
+            assert ledger.keeps(trial) == (plan_accuracy_drop_pct(plan) <= points)
+            # What branches make of a model is no plan of the space.
+            assert not ledger.keeps(trial) or plan.stretched or (trial.latency_ms or 0) >= best.latency_ms * (1 - 1e-12)
 
 
 def test_the_best_hand_needs_nothing_that_the_run_forbids() -> None:

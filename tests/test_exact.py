@@ -128,6 +128,24 @@ def test_exact_is_the_best_of_all_plans_of_small_models() -> None:
     } <= placements
 
 
+def test_exact_agrees_with_brute_force_on_200_random_models() -> None:
+    """Splits, forks, joins, unsupported operators, caps and an accuracy budget among them."""
+    found, branches, overlapping, split = 0, 0, 0, 0
+    for graph in graphs(3, range(2, 5), range(2001, 2260)):
+        objective = Objective(max_accuracy_drop_pct=2.0 if found % 4 == 3 else 0.0)
+        space = small_space(graph, objective, spec=(D1, SLOW)[found % 2])
+        free = ["memory", "prune_ratio"] + (["cap gpu/mace/fp32"] if space.groups == 2 else [])
+        best = exact(space, objective, COLD)
+        assert best.schedule is not None
+        check_best(best, fastest_ms(space, everything_of(space, *free)), space)
+        found, branches = found + 1, branches + space.branches
+        overlapping += best.schedule.overlap
+        split += any(space.options[placed.option].split for placed in best.schedule.segments)
+        if found == 200:
+            break
+    assert found == 200 and branches > 50 and overlapping > 20 and split > 20
+
+
 def test_no_global_decision_beats_exact_either() -> None:
     for graph in graphs(2, range(2, 3), range(300, 312)):
         space = small_space(graph, FASTEST)

@@ -214,7 +214,8 @@ def test_candidates_are_the_fastest_on_each_set_of_processors() -> None:
     assert len({c.task.home for c in found}) == len(found) == 3
     assert [c.latency_ms for c in found] == sorted(c.latency_ms for c in found)
     plans = {name: candidate(name, plan, asked) for name, plan in asked.hand_plans()}
-    assert min(c.latency_ms for c in plans.values() if c is not None) == found[0].latency_ms
+    kept = [c.latency_ms for c in plans.values() if c is not None and c.accuracy_drop_pct == 0]
+    assert min(kept) == found[0].latency_ms
 
 
 def test_the_planner_spreads_models_that_both_want_the_same_processor() -> None:

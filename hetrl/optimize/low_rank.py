@@ -2,9 +2,8 @@
 
 A kernel of OC x IC x k x k, read as a matrix of OC rows, is replaced by one of rank r: a k x k convolution to r
 channels and a 1x1 convolution to OC (Zhang et al., "Accelerating Very Deep Convolutional Networks", TPAMI 2016).
-Weights
-and work of the pair follow from shapes: r (IC k^2 + OC) instead of IC OC k^2 weights. What it costs in accuracy depends
-on the weights and on training, and is not predicted.
+Weights and work follow from shapes: r (IC k^2 + OC) weights instead of IC OC k^2. What it costs in accuracy depends on
+the weights and on training, and is not predicted.
 """
 
 from __future__ import annotations

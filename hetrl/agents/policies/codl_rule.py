@@ -3,7 +3,8 @@
 Step 1: per operator the best of axis (height, output channels) and ratio (tenths, none and all included), by
 predicted sharing + slowest part. Step 2: greedily from the first operator on, the chain (height, one ratio within
 0.3 of its head's, at most 30 long) that saves most against step 1; then on from its end. Ignores contention between
-the processors, DVFS and load, the screen, and everything but its two processors.
+the processors, DVFS and load, the screen, and everything but its two processors. Its predictor takes the wait for each
+other as 1 ms, about twice what it is, so that operators which a split would help little stay whole.
 
 The planner assumes the memory type that the GPU likes. Under the other type the same plan is executed: that is what
 CoDL's published bars of the unfriendly type are (no planner that saw its cost would keep such a plan).
@@ -24,6 +25,7 @@ from hetrl.plan import DEFAULT_QUEUE_WINDOW, Memory
 
 Floats = npt.NDArray[np.float64]
 CHAIN_RATIO_REACH_PCT = 30  # how far a chain's ratio may be from its head's own best
+PLANNED_SYNC_MS = 1.0  # section 5.1: the predictor's constant
 
 
 def gpu_and_cpu(tables: Tables) -> tuple[int, int]:
@@ -42,18 +44,14 @@ def friendly_memory(tables: Tables) -> Memory:
 
 def codl_schedule(model: CostModel, memory: Memory, *, chains: bool = True, ratio_step_pct: int = 10) -> Schedule:
     """CoDL's plan, executed in `memory`; the tables may hold finer ratios than the planner tries."""
-    tables = model.tables
-    pair = gpu_and_cpu(tables)
-    plan_memory = friendly_memory(tables)
-    duty = (1.0,) * len(tables.engine.processors)
-    work = position_work(model, plan_memory, DEFAULT_QUEUE_WINDOW, np.inf, duty)
-    alone = _alone_ms(model, work, plan_memory)
-    tried = [o.shares_pct[0] % ratio_step_pct == 0 and set(o.processors) <= set(pair) for o in tables.options]
-    alone[:, np.logical_not(tried)] = np.inf
+    tables, plan_memory = model.tables, friendly_memory(model.tables)
+    work = _work_ms(model)
+    tried = _tried(tables, ratio_step_pct)
+    alone = np.where(tried, _alone_ms(model, work, plan_memory), np.inf)
     best = alone.argmin(axis=1)
     alone_ms = alone.min(axis=1)
     costs = chain_costs(model, work, plan_memory)
-    chain_ms = costs.work_ms + costs.share_ms + costs.tail_ms
+    chain_ms = costs.work_ms + costs.share_ms + costs.tail_ms + _believed_wait_ms(tables)
     n = len(best)
     segments: list[Placed] = []
     head = 0
@@ -76,6 +74,24 @@ def codl_schedule(model: CostModel, memory: Memory, *, chains: bool = True, rati
     return Schedule(tuple(segments))
 
 
+def single_choices(model: CostModel, ratio_step_pct: int = 10) -> list[int]:
+    """Step 1 alone: the GPU's share in percent that the planner gives each operator by itself."""
+    tables = model.tables
+    alone = np.where(_tried(tables, ratio_step_pct), _alone_ms(model, _work_ms(model), friendly_memory(tables)), np.inf)
+    return [_accelerator_pct(tables, int(option)) for option in alone.argmin(axis=1)]
+
+
+def _tried(tables: Tables, ratio_step_pct: int) -> list[bool]:
+    """The options that the planner considers."""
+    pair = set(gpu_and_cpu(tables))
+    return [o.shares_pct[0] % ratio_step_pct == 0 and set(o.processors) <= pair for o in tables.options]
+
+
+def _work_ms(model: CostModel) -> Floats:
+    duty = (1.0,) * len(model.tables.engine.processors)
+    return position_work(model, friendly_memory(model.tables), DEFAULT_QUEUE_WINDOW, np.inf, duty)
+
+
 def _accelerator_pct(tables: Tables, option: int) -> int:
     """GPU share in percent of any option."""
     chosen = tables.options[option]
@@ -96,10 +112,15 @@ def _alone_ms(model: CostModel, work: Floats, memory: Memory) -> Floats:
         for o, option in enumerate(tables.options):
             if option.split:
                 shared = sum(read[o, 0] for read in tables.host_in[k])
-                cost[k, o] += fixed[o] + rate[o] * (shared + tables.host_out[k, o, 0])
+                cost[k, o] += fixed[o] + rate[o] * (shared + tables.host_out[k, o, 0]) + _believed_wait_ms(tables)
             elif tables.engine.processors[option.processors[0]].unit == "cpu":
                 per_melem = link.map_ms_per_melem.value
                 per_melem += link.image_ms_per_melem.value if memory is Memory.IMAGE else 0.0
                 moved = sum(elements[r.tensor] for r in item.reads) + sum(elements[t] for t in item.writes)
-                cost[k, o] += link.map_ms.value + link.sync_ms.value + per_melem * moved / MELEMS
+                cost[k, o] += link.map_ms.value + PLANNED_SYNC_MS + per_melem * moved / MELEMS
     return cost
+
+
+def _believed_wait_ms(tables: Tables) -> float:
+    """By how much the planner's wait is longer than the device's."""
+    return PLANNED_SYNC_MS - link_of(tables.engine, gpu_and_cpu(tables)[0]).sync_ms.value

@@ -3,7 +3,9 @@
 Its code is not public; this is a reading of the paper's description, without the training. Branches may meet at the
 ends of stages, where the resolution changes. Between two such merge points each processor computes all layers with its
 share of the channels (`plan.Axis.BRANCHES`); shares are first proportional to the processors' speed there, then
-corrected until branches finish together. Of all ways to choose merge points the fastest by prediction is taken.
+corrected until branches finish together. Of all ways to choose merge points the fastest by prediction is taken. Shares
+are of the network's own channels, so that branches have fewer weights and less work than it; the paper's keep its
+capacity, by how much wider branches is not known.
 
 At a merge point every branch reads all channels. `support.stretch`, which counts operators, has branches read their
 slices: with equal widths that would undo the merge.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import msgspec
@@ -25,6 +26,20 @@ from hetrl.plan import Axis, Evidence, Plan
 from hetrl.plan_check import check_plan
 
 RAM_SHARE = 0.5  # of a phone's memory that one app may hold before the system kills it (assumed)
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """One plan as the cost model ran it.
+
+    :param names: the plan's segment at each position; a fallback cuts it into several of the schedule.
+    """
+
+    model: CostModel
+    schedule: Schedule
+    fallen: tuple[Fallen, ...]
+    answers: Answers
+    names: tuple[str, ...]
 
 
 class SurrogateDevice(Device):
@@ -72,6 +87,27 @@ class SurrogateDevice(Device):
         return self._models(prune_ratio, None, options or self.options, MAX_CHAIN, load_of(condition))
 
     def measure(self, plan: Plan, condition: Condition) -> Measurement:
+        simulated = self.simulate(plan, condition)
+        answers, evidence = simulated.answers, self.evidence(plan, condition)
+        if not np.isfinite(answers.latency_ms[0]):
+            return Measurement.failed(
+                Failure.UNSUPPORTED, "a split leaves one of its parts without rows or channels", evidence
+            )
+        if answers.peak_memory_mb[0] > self.memory_limit_mb:
+            return Measurement.failed(
+                Failure.OUT_OF_MEMORY,
+                f"needs {answers.peak_memory_mb[0]:.0f} MB, an app gets {self.memory_limit_mb:.0f} MB",
+                evidence,
+            )
+        answered = self._measurement(simulated)
+        interval = self._interval_ms(plan, condition, float(answers.latency_ms[0]))
+        return msgspec.structs.replace(answered, evidence=evidence, latency_interval_ms=interval)
+
+    def simulate(self, plan: Plan, condition: Condition) -> Simulated:
+        """The plan's schedule and what the cost model answers.
+
+        :raises PlanError: it does not fit the model or the device.
+        """
         groups = check_plan(plan, self.graph)
         check_engine(plan, self.engine, self.spec.id)
         order = tuple(group for segment in groups for group in segment)
@@ -86,21 +122,8 @@ class SurrogateDevice(Device):
         model = self._models(plan.compression.prune_ratio, in_order, options, chain, load_of(condition))
         schedule, fallen = schedule_of(plan, self.engine, options, model.tables.workload, groups)
         answers = model.evaluate(batch_of([schedule], len(order), len(index)), condition.ui)
-        evidence = self.evidence(plan, condition)
-        if not np.isfinite(answers.latency_ms[0]):
-            return Measurement.failed(
-                Failure.UNSUPPORTED, "a split leaves one of its parts without rows or channels", evidence
-            )
-        if answers.peak_memory_mb[0] > self.memory_limit_mb:
-            return Measurement.failed(
-                Failure.OUT_OF_MEMORY,
-                f"needs {answers.peak_memory_mb[0]:.0f} MB, an app gets {self.memory_limit_mb:.0f} MB",
-                evidence,
-            )
-        names = [f"s{number}" for number, segment in enumerate(groups) for _ in segment]
-        answered = self._measurement(names, model, schedule, fallen, answers)
-        interval = self._interval_ms(plan, condition, float(answers.latency_ms[0]))
-        return msgspec.structs.replace(answered, evidence=evidence, latency_interval_ms=interval)
+        names = tuple(f"s{number}" for number, segment in enumerate(groups) for _ in segment)
+        return Simulated(model, schedule, fallen, answers, names)
 
     def _interval_ms(self, plan: Plan, condition: Condition, latency_ms: float) -> tuple[float, float] | None:
         known = known_as(self.graph.structure_hash, plan.compression.prune_ratio, self.engine)
@@ -124,10 +147,9 @@ class SurrogateDevice(Device):
         workload = workload_of(self._pruned(prune_ratio), order)
         return CostModel(build_tables(workload, self.engine, options, chain), self.spec.idle_w.value)
 
-    def _measurement(
-        self, names: list[str], model: CostModel, schedule: Schedule, fallen: tuple[Fallen, ...], answers: Answers
-    ) -> Measurement:
-        """:param names: the plan's segment at each position; a fallback cuts it into several timings."""
+    def _measurement(self, simulated: Simulated) -> Measurement:
+        model, schedule, answers = simulated.model, simulated.schedule, simulated.answers
+        names, fallen = simulated.names, simulated.fallen
         latency = float(answers.latency_ms[0])
         drop = float(answers.frame_drop_rate[0])
         steps = answers.steps
