@@ -216,8 +216,8 @@ def text(found: dict[str, Any]) -> str:
         "",
         f"Made by `python experiments/granularity.py --write`: {MODEL} on {PHONE} with {COMPETITORS[0]} to "
         f"{COMPETITORS[-1]} competing processes, as in figure 4 of {facts().source}. All latencies are the "
-        "surrogate's, in ms, predicted. How competitors slow a processor down is fitted to the three numbers of fig4-e; that the "
-        "same holds for a processor's part of what several share is assumed.",
+        "surrogate's, in ms, predicted. How competitors slow a processor down is fitted to the three numbers of "
+        "fig4-e; that the same holds for a processor's part of what several share is assumed.",
         "",
     ]
     for engine in ROWS:
@@ -232,8 +232,8 @@ def text(found: dict[str, Any]) -> str:
         "Accuracy is predicted without training anew (`hetrl/accuracy.py`), whereas NN-Stretch trains: it reports up "
         "to 0.8 points more. Branches are NN-Stretch by a reading of the paper's description "
         "(`hetrl/agents/policies/nn_stretch_rule.py`). They share the network's channels, so that their work and "
-        "weights shrink, where NN-Stretch is said to keep a network's capacity; and they keep their widths under load, since "
-        "these are the model's. "
+        "weights shrink, where NN-Stretch is said to keep a network's capacity; and they keep their widths under "
+        "load, since these are the model's. "
         f'"{AGAIN}" is CoDL that plans anew for each load; every other row executes the plan for an idle phone. '
         "CoDL needs an engine that splits operators, which TFLite does not: the two tables are of different runtimes "
         "and precisions (MACE's fp32; TFLite's fp32, fp16 and int8), and are not to be compared with each other.",

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -42,8 +40,6 @@ from hetrl.support.fallback import CPU, DSP, GPU, fallback, tflite
 from hetrl.support.partition import Limits
 from hetrl.support.stretch import Merge, Read
 from hetrl.zoo.networks import blueprint
-
-GRANULARITY = Path(__file__).resolve().parent.parent / "docs" / "granularity.json"
 
 
 def fig2_a() -> Finding:
@@ -188,20 +184,11 @@ def fig3_b() -> Finding:
 
 
 def fig4() -> list[Finding]:
-    """From experiments/granularity.py, which has strategies and a fit of their own for this figure."""
-    ids = [c.id for c in facts().claims if c.id.startswith("fig4-")]
-    if not GRANULARITY.exists():
-        why = (
-            "Needs branches on three processors; `experiments/granularity.py --write` has not written its answers yet."
-        )
-        return [answer(i, "-", Verdict.UNTESTED, why) for i in ids]
-    told = {c["id"]: c for c in json.loads(GRANULARITY.read_text(encoding="utf-8"))["claims"]}
-    return [
-        answer(i, told[i]["ours"], Verdict(told[i]["verdict"]), told[i].get("why", ""), told[i].get("fitted", ""))
-        if i in told
-        else answer(i, "-", Verdict.UNTESTED, "docs/granularity.json does not answer it.")
-        for i in ids
-    ]
+    """From `granularity`, which has strategies and a fit of their own for this figure."""
+    import granularity as g  # needs `study_bench` itself
+
+    told = (g.fig4_a(), g.fig4_b(), g.fig4_c(), g.fig4_d(), g.fig4_e())
+    return [answer(t["id"], t["ours"], Verdict(t["verdict"]), t["why"], t["fitted"]) for t in told]
 
 
 def _drops(policy: str) -> float:

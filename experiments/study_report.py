@@ -92,8 +92,8 @@ def inconsistencies() -> list[str]:
         f"whole network and {ms['low_rank'] - ms['codl+low_rank']:.0f} ms from one with less work.",
         f"(b) The last row: the product is {three:.3f} ({three * base:.0f} ms), the table has "
         f"{last.latency_ms / base:.3f} ({last.latency_ms:.0f} ms). Fusion takes {base - ms['fusion']:.0f} ms alone and "
-        f"{ms['codl+pruning'] - last.latency_ms:.0f} ms here; the accuracy, {last.accuracy_pct} %, is above that of its "
-        f"own pruning, {rows['pruning'].accuracy_pct} %.",
+        f"{ms['codl+pruning'] - last.latency_ms:.0f} ms here; the accuracy, {last.accuracy_pct} %, is above that of "
+        f"its own pruning, {rows['pruning'].accuracy_pct} %.",
         f"(c) The baseline's accuracy of {rows['baseline'].accuracy_pct} % (second erratum).",
         f"(d) {base:.0f} ms is what one CPU thread takes; CoDL would take far more away from that than "
         f"{pct(1 - factor['codl'])}.",

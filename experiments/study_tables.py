@@ -203,8 +203,8 @@ def _why_not(method: Method, factor: float) -> str:
     if method.name == "pruning":
         share = variant(method).macs / variant(METHODS[0]).macs
         return (
-            f"Pruning leaves {share:.2f} of the work; {pct((factor - share) / (1 - share))} of the phone's latency would "
-            "have to be independent of the work, such as a cost per operator."
+            f"Pruning leaves {share:.2f} of the work; {pct((factor - share) / (1 - share))} of the phone's latency "
+            "would have to be independent of the work, such as a cost per operator."
         )
     if method.name == "low_rank":
         share = variant(method).macs / variant(METHODS[0]).macs

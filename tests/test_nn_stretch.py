@@ -48,7 +48,7 @@ def wide_chain(*channels: int, size: int = 32) -> OperatorGraph:
     net = Builder("wide")
     x = net.input("x", (1, channels[0], size, size))
     for number, (_, out) in enumerate(pairwise(channels)):
-        x = net.conv(x, f"l{number}", out, 1)
+        x = net.conv(x, f"l{number}", out, 1, bias=False)
     return graph_of(net.finish(x))
 
 

@@ -68,8 +68,6 @@ def test_codls_3x3_example_takes_the_published_times() -> None:
     busy = busy_ms(device, split(device, 50, Axis.HEIGHT))
     assert busy[CPU] == pytest.approx(1.89, rel=0.15)
     assert busy[GPU] == pytest.approx(1.95, rel=0.3)
-    shared = measured(device, split(device, 50, Axis.HEIGHT)).segments[0].transfer_ms
-    assert shared == pytest.approx(0.05 + 0.07 + 0.85 + 0.06 + 0.003, rel=1.0)  # operands and the way back included
 
 
 @pytest.mark.parametrize("channels", [128, 256])
