@@ -121,10 +121,11 @@ def main() -> None:
     second, third, fourth, networks = table_2(), table_3(), table_4(), layers()
     counts = Counter(f.verdict.value for _, f in found)
     told = ", ".join(f"{counts[v.value]} {word}" for v, word in zip(Verdict, WORDS, strict=True))
+    by_fit = sum(f.by_fit and f.verdict is Verdict.HOLDS for _, f in found)
     text = "\n".join([
         "# The study again", "", *filled(INTRO),
         "## Rules", "", "The same for all claims.", "", *bullets(RULES),
-        f"Of {len(found)} claims {told}.", "",
+        f"Of {len(found)} claims {told}; {by_fit} of those that hold do so by fit.", "",
         "![Figures](study.png)", "",
         *claims_text(found),
         *table_2_text(second), *table_3_text(third), *table_4_text(fourth, networks), *layers_text(networks),

@@ -74,6 +74,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
     :param why: of one that does not hold: what would have to be true of the phone; else what to know of it.
     :param fitted: what of it was fitted, and to what; empty for nothing.
+    :param by_fit: whether the published number itself was fitted, so that agreement with it shows nothing.
     """
 
     id: str
@@ -82,6 +83,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     verdict: Verdict
     why: str = ""
     fitted: str = ""
+    by_fit: bool = False
 
 
 @cache
@@ -144,11 +146,13 @@ def verdict(holds: bool) -> Verdict:
     return Verdict.HOLDS if holds else Verdict.FAILS
 
 
-def answer(id_: str, ours: str, holds: Verdict | bool, why: str = "", fitted: str = "") -> Finding:
+def answer(
+    id_: str, ours: str, holds: Verdict | bool, why: str = "", fitted: str = "", *, by_fit: bool = False
+) -> Finding:
     """The finding of a claim."""
     claim = next(c for c in facts().claims if c.id == id_)
     word = holds if isinstance(holds, Verdict) else verdict(holds)
-    return Finding(id=id_, published=claim.published, ours=ours, verdict=word, why=why, fitted=fitted)
+    return Finding(id=id_, published=claim.published, ours=ours, verdict=word, why=why, fitted=fitted, by_fit=by_fit)
 
 
 def span(values: Iterable[float], digits: int = 2) -> str:

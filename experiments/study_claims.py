@@ -1,4 +1,4 @@
-"""The study's 20 claims: figures 2 to 5 here, conditions and conclusions in `study_summaries`."""
+"""The study's 20 claims: figures 2, 3 and 5; `study_figure4` has figure 4, `study_summaries` the other ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from study_bench import (
     TOLERANCE,
     Claim,
     Finding,
-    Verdict,
     agrees,
     answer,
     facts,
@@ -30,6 +29,7 @@ from study_bench import (
     plan,
     span,
 )
+from study_figure4 import fig4_a, fig4_b, fig4_c, fig4_d, fig4_e
 from study_summaries import summary_1, summary_2, summary_3, summary_4, summary_5, tab3_a, tab3_b
 
 from hetrl.calibration.rows import cells
@@ -183,14 +183,6 @@ def fig3_b() -> Finding:
     )
 
 
-def fig4() -> list[Finding]:
-    """From `granularity`, which has strategies and a fit of their own for this figure."""
-    import granularity as g  # needs `study_bench` itself
-
-    told = (g.fig4_a(), g.fig4_b(), g.fig4_c(), g.fig4_d(), g.fig4_e())
-    return [answer(t["id"], t["ours"], Verdict(t["verdict"]), t["why"], t["fitted"]) for t in told]
-
-
 def _drops(policy: str) -> float:
     found = measured("d1", "vgg16", policy).frame_drop_rate
     assert found is not None
@@ -215,16 +207,14 @@ def fig5_b() -> Finding:
     return answer("fig5-b", ours, max(shared.values()) < min(alone.values()))
 
 
-CLAIMS: tuple[Callable[[], Finding | list[Finding]], ...] = (
-    fig2_a, fig2_b, fig2_c, fig2_d, fig3_a, fig3_b, fig4, fig5_a, fig5_b, tab3_a, tab3_b,
+CLAIMS: tuple[Callable[[], Finding], ...] = (
+    fig2_a, fig2_b, fig2_c, fig2_d, fig3_a, fig3_b, fig4_a, fig4_b, fig4_c, fig4_d, fig4_e, fig5_a, fig5_b,
+    tab3_a, tab3_b,
     summary_1, summary_2, summary_3, summary_4, summary_5,
 )  # fmt: skip
 
 
 def claims() -> list[tuple[Claim, Finding]]:
     """All 20 claims with their findings, in the order of the facts."""
-    found: dict[str, Finding] = {}
-    for compute in CLAIMS:
-        told = compute()
-        found |= {f.id: f for f in (told if isinstance(told, list) else [told])}
+    found = {f.id: f for f in (compute() for compute in CLAIMS)}
     return [(claim, found[claim.id]) for claim in facts().claims]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from hetrl.errors import RunError, UsageError
 from hetrl.objective import Objective
 from hetrl.plan import Plan, load_plan
 from hetrl.progress import Progress, Silent
-from hetrl.results import Comparison, Result, Row
+from hetrl.results import Comparison, Pair, Result, Row, Sweep
 
 if TYPE_CHECKING:
     from hetrl.graph import OperatorGraph
@@ -134,17 +137,21 @@ def compare(
     condition: str = "cold",
     objective: Objective = Objective(),
     input_shapes: InputShapes | None = None,
+    explain: bool = False,
+    against: str | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
     """Learned, hand-made and exact plans side by side, fastest first.
 
     :param plans: plan files to include; a single one is called `learned`.
     :param train: also train, and include what was learnt as `learned`.
+    :param explain: also say where the winner wins against the runner-up, or against the row that `against` names.
     :raises HetrlError: a mistake in one of the arguments.
     """
+    from hetrl.agents.comparison import compared, comparison_rows, explained
     from hetrl.agents.problem import Problem
     from hetrl.agents.rows import measured_row
-    from hetrl.agents.tuner import Search, comparison_rows, run_search
+    from hetrl.agents.tuner import Search, run_search
 
     search = Search(agent, budget, seed)
     loaded = [(str(path), load_plan(path)) for path in plans]
@@ -152,21 +159,72 @@ def compare(
         model, device, engine=engine, condition=condition, objective=objective, input_shapes=input_shapes
     )
     if train:
-        rows = list(run_search(problem, search, None, None, progress or Silent()).rows)
+        result = run_search(problem, search, None, None, progress or Silent())
+        rows, named = list(result.rows), {"learned": result.plan}
     else:
-        rows = comparison_rows(problem)
+        rows, named = comparison_rows(problem), {}
     for path, plan in loaded:
         name = "learned" if len(loaded) == 1 and not train else path
         rows.append(measured_row(name, plan, problem.device, problem.condition, objective))
-    rows.sort(key=lambda r: (r.latency_ms is None, r.latency_ms))
-    return Comparison(
-        device=problem.planner.spec.id,
-        model=problem.graph.name,
-        engine=problem.planner.engine_name,
-        condition=str(problem.condition),
-        rows=tuple(rows),
-        winner=next((r.policy for r in rows if r.keeps_budgets), None),
+        named[name] = plan
+    comparison = compared(problem, rows)
+    if not (explain or against is not None):
+        return comparison
+    told = explained(problem, comparison, dict(problem.candidates) | named, against)
+    return msgspec.structs.replace(comparison, explain=told)
+
+
+def sweep(
+    devices: Sequence[str] | None = None,
+    models: Sequence[str] | None = None,
+    *,
+    out: str | Path,
+    jobs: int | None = None,
+    train: bool = False,
+    agent: str = DEFAULT_AGENT,
+    budget: int = DEFAULT_BUDGET,
+    seed: int = 0,
+    engine: str | None = None,
+    condition: str = "cold",
+    objective: Objective = Objective(),
+    watch: Callable[[Pair, int, int], None] | None = None,
+) -> Sweep:
+    """Compare the plans for every pair of a device and a model, in parallel.
+
+    The pairs are written into `out` as they are done; the same call goes on where an earlier one was stopped.
+
+    :param devices: names or device files, all built-in ones by default; `models` likewise.
+    :param jobs: processes, by default one per core.
+    :param watch: called with every new pair, how many are done, and how many there are.
+    :raises HetrlError: a mistake in one of the arguments. A pair that fails is a `Pair` with its error.
+    """
+    from hetrl.agents.tuner import Search
+    from hetrl.condition import parse_condition
+    from hetrl.device_bridge.spec import builtin_names
+    from hetrl.sweep import Asked, check_names, run_sweep
+    from hetrl.zoo.catalog import catalog
+
+    if jobs is not None and jobs < 1:
+        raise UsageError(f"{jobs} processes do nothing", "give --jobs 1 or more")
+    if train:
+        Search(agent, budget, seed)  # refuses what makes no sense
+    devices = list(builtin_names()) if devices is None else devices
+    models = [entry.name for entry in catalog()] if models is None else models
+    check_names(devices, models)
+    asked = Asked(
+        engine=engine,
+        condition=str(parse_condition(condition)),
+        objective=objective,
+        train=train,
+        agent=agent,
+        budget=budget,
+        seed=seed,
     )
+    return run_sweep(devices, models, asked, Path(out), jobs or os.cpu_count() or 1, watch or _nobody_watches)
+
+
+def _nobody_watches(pair: Pair, done: int, total: int) -> None:
+    pass
 
 
 def load_model(model: str, input_shapes: InputShapes | None = None) -> OperatorGraph:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Self
 
 import msgspec
@@ -29,7 +30,7 @@ class Spent(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def total_ms(self) -> float:
-        return sum(getattr(self, kind) for kind in KINDS)
+        return math.fsum(getattr(self, kind) for kind in KINDS)
 
     def plus(self, other: Spent, times: float = 1.0) -> Self:
         """The sum with another; `times` -1 is the difference."""

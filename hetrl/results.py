@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
+from hetrl.explanation import Explanation
 from hetrl.measurement import Fallback, SegmentTiming
 from hetrl.plan import Evidence, Plan
 
@@ -15,6 +18,9 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     :param fallback_ratio: share (0 to 1) of the operators that did not run where the plan put them.
     :param utilization: processor -> share of the time it was busy.
     :param keeps_budgets: whether accuracy and frame drops are inside the run's budgets.
+    :param breaks: which budgets it breaks and by how much, in words.
+    :param speedup_over_single: how many times as fast as the fastest hand policy on one processor; `gap_to_exact` is
+        (latency - bound) / bound, for plans that keep the budgets. Both are known in comparisons only.
     :param error: why there are no numbers, None where there are.
     """
 
@@ -34,6 +40,9 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     segments: tuple[SegmentTiming, ...] = ()
     fallbacks: tuple[Fallback, ...] = ()
     error: str | None = None
+    breaks: str | None = None
+    speedup_over_single: float | None = None
+    gap_to_exact: float | None = None
 
 
 class PolicyLatency(msgspec.Struct, frozen=True):
@@ -42,7 +51,13 @@ class PolicyLatency(msgspec.Struct, frozen=True):
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """All rows for one device, model and condition, fastest first; `winner` is the best that keeps the budgets."""
+    """All rows for one device, model and condition, fastest first; `winner` is the best that keeps the budgets.
+
+    :param exact_ms: latency of the exact optimum, None where it is not proven or not known.
+    :param bound_ms: proven lower bound on any allowed plan's latency.
+    :param infeasible: if there is no winner, which budget is the reason and by how much.
+    :param explain: why the winner beats another row, if that was asked for.
+    """
 
     device: str
     model: str
@@ -50,6 +65,65 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     condition: str
     rows: tuple[Row, ...]
     winner: str | None
+    exact_ms: float | None = None
+    bound_ms: float | None = None
+    infeasible: str | None = None
+    explain: Explanation | None = None
+
+    @property
+    def best(self) -> Row | None:
+        """The winner's row."""
+        return next((row for row in self.rows if row.policy == self.winner), None)
+
+    def row(self, policy: str) -> Row | None:
+        """The row of that name."""
+        return next((row for row in self.rows if row.policy == policy), None)
+
+
+class Pair(msgspec.Struct, frozen=True, kw_only=True):
+    """One device and model of a sweep, as they were named: a comparison (rows without timelines), or why there is none.
+
+    :param inputs: hash of the device file and of the model, so that a sweep that goes on knows what has changed.
+    """
+
+    device: str
+    model: str
+    inputs: str
+    wall_s: float
+    comparison: Comparison | None = None
+    error: str | None = None
+
+
+class Sweep(msgspec.Struct, frozen=True, kw_only=True):
+    """Comparisons of all pairs, by device and then by model as they were asked for.
+
+    :param engine: the engine set, None for each device's default.
+    :param interrupted: stopped early by the user; the pairs are those that were finished.
+    """
+
+    engine: str | None
+    condition: str
+    pairs: tuple[Pair, ...]
+    interrupted: bool = False
+
+
+def best_single(rows: Sequence[Row]) -> Row | None:
+    """The fastest hand policy on one processor, of those that keep the budgets."""
+    singles = [
+        row
+        for row in rows
+        if len(row.processors) == 1
+        and row.keeps_budgets
+        and row.latency_ms is not None
+        and row.policy not in ("exact", "learned")
+    ]
+    return min(singles, key=lambda row: row.latency_ms or 0.0, default=None)
+
+
+def best_hand(rows: Sequence[Row]) -> Row | None:
+    """The fastest hand policy that keeps the budgets."""
+    hands = [r for r in rows if r.keeps_budgets and r.latency_ms is not None and r.policy not in ("exact", "learned")]
+    return min(hands, key=lambda row: row.latency_ms or 0.0, default=None)
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):

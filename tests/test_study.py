@@ -36,6 +36,7 @@ def test_every_claim_has_a_verdict(document: Document) -> None:
     assert all(a.finding.id == a.claim.id and a.finding.ours for a in document.claims)
     counted = {v.value: sum(a.finding.verdict is v for a in document.claims) for v in Verdict}
     assert document.counts == counted
+    assert document.counts[Verdict.HOLDS] >= 15
 
 
 def test_what_does_not_hold_says_what_would_have_to_be_true(document: Document) -> None:

@@ -8,7 +8,9 @@ from functools import cached_property
 
 import msgspec
 
+from hetrl.accuracy import plan_accuracy_drop_pct
 from hetrl.agents.exact import Exact, exact
+from hetrl.agents.infeasible import Tried, infeasible
 from hetrl.agents.policies import policy_catalog
 from hetrl.agents.trials import Header
 from hetrl.device_bridge.surrogate.compile import plan_of
@@ -34,20 +36,11 @@ class Problem(Setting):
     def optimal_plan(self) -> Plan:
         """The exact optimum as a plan.
 
-        :raises Infeasible: no plan that was found keeps the frame limit.
+        :raises Infeasible: no plan that was found keeps the frame limit or fits into memory; it says by how much.
         """
         found = self.optimum
         if found.schedule is None:
-            limit = self.objective.max_frame_drop_rate
-            if limit is None:
-                raise Infeasible(
-                    f"no plan was found that fits into {self.planner.memory_limit_mb:.0f} MB, half of the memory",
-                    "choose a smaller model or input",
-                )
-            raise Infeasible(
-                f"no plan was found that keeps the frame drops of {self.condition} at most {100 * limit:g} %",
-                "raise --max-frame-drop, or give the UI less work (--condition cold,ui=60hz:4ms)",
-            )
+            raise self._without_optimum()
         return plan_of(
             found.schedule,
             self.graph,
@@ -59,9 +52,36 @@ class Problem(Setting):
             made_by=MadeBy(method="exact"),
         )
 
+    def _without_optimum(self) -> Infeasible:
+        """What the hand policies' plans and the CPU alone say of the budgets that the exact search could not keep."""
+        tried = []
+        for name, plan in [("the CPU alone", self.cpu_plan()), *self.hand_plans()]:
+            said = self.planner.measure(plan, self.condition)
+            error = said.error.message if said.error else None
+            tried.append(Tried(name, plan_accuracy_drop_pct(plan), said.frame_drop_rate, error))
+        kept = [t for t in tried if t.error is None and self.objective.keeps(t.accuracy_drop_pct, t.frame_drop_rate)]
+        if not kept:
+            return infeasible(tried, self.objective)
+        limit_pct = 100 * (self.objective.max_frame_drop_rate or 0.0)
+        return Infeasible(
+            f"the exact search found no plan that keeps frame drops at most {limit_pct:g} %, but {kept[0].name} does "
+            f"({100 * (kept[0].frame_drop_rate or 0.0):.3g} %)",
+            "`hetrl compare` shows such plans",
+        )
+
     def hand_plans(self) -> list[tuple[str, Plan]]:
         """Plans of every hand policy that the engine set has the processors for."""
-        return [(p.id, p.plan(self.planner)) for p in policy_catalog() if p.applies(self.planner)]
+        return list(self._hand_plans)
+
+    @cached_property
+    def _hand_plans(self) -> tuple[tuple[str, Plan], ...]:
+        return tuple((p.id, p.plan(self.planner)) for p in policy_catalog() if p.applies(self.planner))
+
+    @property
+    def candidates(self) -> list[tuple[str, Plan]]:
+        """The exact plan, where there is one, and those of the hand policies, by name."""
+        exact = [("exact", self.optimal_plan())] if self.optimum.schedule is not None else []
+        return [*exact, *self.hand_plans()]
 
     def header(self) -> Header:
         """What the run's trials are about."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hetrl.accuracy import plan_accuracy_drop_pct
+from hetrl.agents.infeasible import broken_words
 from hetrl.compress.channels import pruned
 from hetrl.condition import Condition
 from hetrl.device_bridge.base import Device
@@ -32,6 +33,7 @@ def row_of(name: str, plan: Plan, measured: Measurement, graph: OperatorGraph, o
         processors=plan.processors,
         utilization={u.processor: u.busy for u in measured.utilization},
         keeps_budgets=keeps,
+        breaks=broken_words(objective, drop_pct, measured.frame_drop_rate) if measured.ok else None,
         evidence=measured.evidence,
         segments=measured.segments,
         fallbacks=measured.fallbacks,

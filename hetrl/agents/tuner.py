@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -12,16 +11,18 @@ import msgspec
 import hetrl
 from hetrl import plugins
 from hetrl.agents.base import Agent, AgentRun
+from hetrl.agents.comparison import comparison_rows
 from hetrl.agents.curve import curve_of, write_tensorboard
+from hetrl.agents.infeasible import Tried, infeasible
 from hetrl.agents.ledger import Ledger, is_sound
 from hetrl.agents.problem import Problem
 from hetrl.agents.rows import expected_of, measured_row
 from hetrl.agents.run_folder import Config, RunFolder
 from hetrl.agents.trials import Trial, TrialLog, read_trials
 from hetrl.errors import Infeasible, RunError, UsageError
-from hetrl.plan import MadeBy, Plan
+from hetrl.plan import MadeBy
 from hetrl.progress import Progress
-from hetrl.results import PolicyLatency, Result, Row
+from hetrl.results import PolicyLatency, Result, best_hand
 
 AGENTS = "hetrl.agents"
 MAX_SEED = 2**32 - 1
@@ -122,13 +123,8 @@ def _earlier(problem: Problem, folder: RunFolder, budget: int) -> list[Trial]:
 
 def _evaluate_seeds(problem: Problem, search: Search, ledger: Ledger) -> None:
     """The exact plan first, then the reference and the hand policies, as far as the budget goes."""
-    plans: list[tuple[str, Plan]] = []
-    if search.seeds:
-        if problem.optimum.schedule is not None:
-            plans.append(("exact", problem.optimal_plan()))
-        plans += problem.hand_plans()
-    plans.append(("reference", problem.cpu_plan()))
-    for name, plan in plans:
+    seeds = problem.candidates if search.seeds else []
+    for name, plan in [*seeds, ("reference", problem.cpu_plan())]:
         if not ledger.exhausted:
             ledger.measure(plan, name)
     ledger.reference_ms = problem.reference_ms
@@ -139,13 +135,13 @@ def _result(
 ) -> Result:
     best = run.ledger.best
     if best is None:
-        raise _infeasible(problem, run.ledger)
+        raise _nothing_kept(problem, run.ledger)
     made_by = MadeBy(method=best.trial.by, search=search.agent, seed=search.seed, hetrl=hetrl.__version__)
     plan = msgspec.structs.replace(run.ledger.plan(best.trial, made_by), made_by=made_by)
     learned = measured_row("learned", plan, problem.device, problem.condition, problem.objective)
     plan = msgspec.structs.replace(plan, expected=expected_of(learned, problem.condition))
     rows = [learned, *comparison_rows(problem)]
-    hand = _best_hand(rows)
+    hand = best_hand(rows)
     bound = problem.optimum.bound_ms if problem.knows_optimum else None
     assert learned.latency_ms is not None  # the best trial worked
     return Result(
@@ -159,7 +155,7 @@ def _result(
         agent=search.agent,
         seed=search.seed,
         latency_ms=learned.latency_ms,
-        best_hand=hand,
+        best_hand=PolicyLatency(hand.policy, hand.latency_ms or 0.0) if hand else None,
         exact_ms=problem.optimum.latency_ms if problem.knows_optimum and problem.optimum.proven else None,
         bound_ms=bound,
         gap_to_exact=None if bound is None else (learned.latency_ms - bound) / bound,
@@ -176,30 +172,6 @@ def _result(
     )
 
 
-def comparison_rows(problem: Problem) -> list[Row]:
-    """The exact plan and every hand policy, measured."""
-    plans = problem.hand_plans()
-    if problem.optimum.schedule is not None:
-        plans.insert(0, ("exact", problem.optimal_plan()))
-    return [measured_row(name, plan, problem.device, problem.condition, problem.objective) for name, plan in plans]
-
-
-def _best_hand(rows: Sequence[Row]) -> PolicyLatency | None:
-    hands = [
-        PolicyLatency(r.policy, r.latency_ms)
-        for r in rows
-        if r.policy not in ("exact", "learned") and r.keeps_budgets and r.latency_ms is not None
-    ]
-    return min(hands, key=lambda h: h.latency_ms, default=None)
-
-
-def _infeasible(problem: Problem, ledger: Ledger) -> Infeasible:
-    limit = problem.objective.max_frame_drop_rate
-    rates = [t.frame_drop_rate for t in ledger.trials if t.frame_drop_rate is not None]
-    if limit is not None and rates:
-        return Infeasible(
-            f"none of {ledger.evaluations} plans keeps frame drops at most {100 * limit:g} %; the best drops "
-            f"{100 * min(rates):.1f} %",
-            "raise --max-frame-drop or --budget",
-        )
-    return Infeasible(f"none of {ledger.evaluations} evaluated plans worked", "see trials.jsonl, or raise --budget")
+def _nothing_kept(problem: Problem, ledger: Ledger) -> Infeasible:
+    tried = [Tried(t.by, t.accuracy_drop_pct, t.frame_drop_rate, t.error) for t in ledger.trials]
+    return infeasible(tried, problem.objective)

@@ -36,16 +36,25 @@ def print_json(document: Any) -> None:
     write(msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n")
 
 
+def is_terminal() -> bool:
+    return sys.stdout is not None and sys.stdout.isatty()
+
+
+def width() -> int:
+    """Columns of text that stdout takes."""
+    return shutil.get_terminal_size().columns if is_terminal() else PIPE_WIDTH
+
+
 def show(*renderables: RenderableType) -> None:
     """Print tables (and strings, literally)."""
     from rich.console import Console
     from rich.text import Text
 
-    terminal = sys.stdout is not None and sys.stdout.isatty()
+    terminal = is_terminal()
     console = Console(
         file=io.StringIO(),
         force_terminal=terminal,
-        width=shutil.get_terminal_size().columns if terminal else PIPE_WIDTH,
+        width=width(),
         highlight=False,
     )
     with console.capture() as captured:

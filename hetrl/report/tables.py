@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -12,9 +12,11 @@ from rich.text import Text
 if TYPE_CHECKING:
     from hetrl.measurement import Fallback, SegmentTiming
     from hetrl.plan import Evidence, Plan, Segment
-    from hetrl.results import Comparison, PolicyLatency, Result, Row
+    from hetrl.results import PolicyLatency, Result, Row
 
 NOTHING = "-"
+ACCURACY = ">accuracy\ndrop"
+OPTIMAL_WITHIN = 1e-9  # of the bound: sums taken in another order
 
 
 def grid(*headings: str, gap: int = 2) -> Table:
@@ -57,40 +59,47 @@ def rows_table(rows: Sequence[Row], best_hand: PolicyLatency | None = None) -> T
     return _rows_table(rows, "vs best\nhand", best_hand.latency_ms)
 
 
-def comparison_table(comparison: Comparison) -> Table:
-    """Fastest first; the winner is bold, rows that break a budget say so."""
-    single = best_single(comparison.rows)
-    table = _rows_table(comparison.rows, "vs best\nsingle", single.latency_ms if single else None)
-    for line, row in zip(table.rows, comparison.rows, strict=True):
-        if row.policy == comparison.winner:
-            line.style = "bold"
-    return table
-
-
 def _rows_table(rows: Sequence[Row], against: str | None = None, reference_ms: float | None = None) -> Table:
-    """Columns in which every row says the same good thing (no accuracy lost, budgets kept) are left out."""
-    lossy = any(row.accuracy_drop_pct for row in rows)
-    odd = any(row.error is not None or not row.keeps_budgets for row in rows)
+    beside = {} if against is None else {f">{against}": [faster(row.latency_ms, reference_ms) for row in rows]}
+    cells = row_cells(rows, beside)
+    if any(row.error is not None or not row.keeps_budgets for row in rows):
+        cells["budgets"] = [row.error or ("kept" if row.keeps_budgets else "broken") for row in rows]
+    cells["evidence"] = [row.evidence.value for row in rows]
+    return cells_table(cells, rows)
+
+
+def row_cells(rows: Sequence[Row], beside: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """Columns by heading; those in which every row says the same good thing (no accuracy lost) are left out.
+
+    :param beside: further columns, shown next to the latency.
+    """
     short = short_names([name for row in rows for name in row.processors])
     cells: dict[str, list[str]] = {"policy": [row.policy for row in rows]}
     cells[">latency\nms"] = [number(row.latency_ms) for row in rows]
     if any(row.latency_interval_ms for row in rows):
         cells[">90 % in\nms"] = [interval(row.latency_interval_ms) for row in rows]
-    if against is not None:
-        cells[f">{against}"] = [faster(row.latency_ms, reference_ms) for row in rows]
+    cells |= beside
     cells[">memory\nMB"] = [number(row.peak_memory_mb) for row in rows]
     cells[">energy\nmJ"] = [number(row.energy_mj) for row in rows]
     cells[">frame\ndrops"] = [percent(row.frame_drop_rate) for row in rows]
-    if lossy:
-        cells[">accuracy\ndrop"] = [f"{row.accuracy_drop_pct:.2f} pt" for row in rows]
+    if any(row.accuracy_drop_pct for row in rows):
+        cells[ACCURACY] = [f"{row.accuracy_drop_pct:.2f} pt" for row in rows]
     cells["runs on"] = ["+".join(short[name] for name in row.processors) or NOTHING for row in rows]
-    if odd:
-        cells["budgets"] = [row.error or ("kept" if row.keeps_budgets else "broken") for row in rows]
-    cells["evidence"] = [row.evidence.value for row in rows]
-    table = grid(*cells, gap=1)  # so that a terminal of 80 columns wraps no word
+    return cells
+
+
+def cells_table(cells: Mapping[str, list[str]], rows: Sequence[Row]) -> Table:
+    """Columns as a table; rows that do not keep the budgets are dim."""
+    table = grid(*cells, gap=1)
     for row, line in zip(rows, zip(*cells.values(), strict=True), strict=True):
         table.add_row(*map(Text, line), style="" if row.keeps_budgets else "dim")
     return table
+
+
+def _width(cells: dict[str, list[str]]) -> int:
+    """Characters of a line that wraps nothing."""
+    texts = ((*heading.lstrip(">").split("\n"), *column) for heading, column in cells.items())
+    return sum(max(map(len, column)) for column in texts) + len(cells) - 1
 
 
 def short_names(processors: Sequence[str]) -> dict[str, str]:
@@ -99,35 +108,30 @@ def short_names(processors: Sequence[str]) -> dict[str, str]:
     return {name: name.partition("/")[0] if alike else name for name in processors}
 
 
-def best_single(rows: Sequence[Row]) -> Row | None:
-    """The fastest hand policy on one processor, of those that keep the budgets."""
-    singles = [
-        row
-        for row in rows
-        if len(row.processors) == 1
-        and row.keeps_budgets
-        and row.latency_ms is not None
-        and row.policy not in ("exact", "learned")
-    ]
-    return min(singles, key=lambda row: row.latency_ms or 0.0, default=None)
-
-
 def faster(latency_ms: float | None, reference_ms: float | None) -> str:
     """How many times faster than the reference."""
     return f"{reference_ms / latency_ms:.2f}x" if latency_ms and reference_ms else NOTHING
 
 
-def comparison_lines(comparison: Comparison) -> list[str]:
-    """What the table says, in words."""
-    rows = {row.policy: row for row in comparison.rows}
-    winner = rows.get(comparison.winner or "")
-    if winner is None:
-        return ["", "no plan keeps the budgets"]
-    line = f"best       {winner.policy}, {latency(winner.latency_ms, winner.latency_interval_ms, winner.evidence)}"
-    single = best_single(comparison.rows)
-    if single is not None and winner is not single:
-        line += f", {faster(winner.latency_ms, single.latency_ms)} the speed of one processor ({single.policy})"
-    return ["", line]
+def gap(gap_to_exact: float) -> str:
+    """`optimal`, or how far above the proven bound: `1.2 %`. Plans outside the search space may lie below it."""
+    if abs(gap_to_exact) <= OPTIMAL_WITHIN:
+        return "optimal"
+    return percent(gap_to_exact) if abs(gap_to_exact) >= 0.0005 else "< 0.1 %"
+
+
+def certificate(gap_to_exact: float) -> str:
+    """`optimal`, or `within 1.2 % of a proven bound`."""
+    word = gap(gap_to_exact)
+    return word if word == "optimal" else f"within {word.removeprefix('< ')} of a proven bound"
+
+
+def bound_line(gap_to_exact: float, bound_ms: float, evidence: Evidence) -> str:
+    """A plan's certificate, and what it means."""
+    return (
+        f"bound      {certificate(gap_to_exact)}: no plan of the search space is faster than "
+        f"{number(bound_ms, 'ms')} ({evidence.value})"
+    )
 
 
 def latency(latency_ms: float | None, bounds_ms: tuple[float, float] | None, evidence: Evidence) -> str:
@@ -144,12 +148,7 @@ def result_lines(result: Result) -> list[str]:
         best = result.best_hand
         lines[0] += f", {faster(result.latency_ms, best.latency_ms)} the speed of the best hand policy ({best.policy})"
     if result.bound_ms is not None and result.gap_to_exact is not None:
-        gap = percent(max(0.0, result.gap_to_exact))
-        lines.append(
-            f"bound      no plan of the search space is faster than {number(result.bound_ms, 'ms')} "
-            f"({result.evidence.value}), "
-            + ("and this one is as fast" if gap == "0.0 %" else f"and this one is within {gap} of it")
-        )
+        lines.append(bound_line(result.gap_to_exact, result.bound_ms, result.evidence))
     lines.append(f"does       {plan_words(result.plan)}")
     if result.plan_path:
         lines.append(f"plan       {result.plan_path}")

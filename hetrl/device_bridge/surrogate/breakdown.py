@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,7 +86,7 @@ def _spent(model: CostModel, schedule: Schedule, placed: Placed, k: int, moved: 
     )
 
 
-def total(positions: tuple[Position, ...]) -> Spent:
+def total(positions: Sequence[Position]) -> Spent:
     """The sum over some positions."""
     spent = NOTHING
     for position in positions:
