@@ -131,8 +131,8 @@ def table_2_text(found: Sequence[Table2Found]) -> list[str]:
         (f.row.method, f.row.latency_ms, f"{f.published_factor:.3f}", f.finding.ours, word(f.finding)) for f in found
     ]
     memory = [
-        (row.method, row.memory_mb, f"{size:.2f}", _memory_word(row.method, said), f"{arena:.1f}", f"{row.accuracy_pct} %",
-         "not predicted" if accuracy is None else f"{accuracy:.2f} %")
+        (row.method, row.memory_mb, f"{size:.2f}", _memory_word(row.method, said), f"{arena:.1f}",
+         f"{row.accuracy_pct} %", "not predicted" if accuracy is None else f"{accuracy:.2f} %")
         for row, size, arena, said, accuracy in sizes
     ]  # fmt: skip
     return [

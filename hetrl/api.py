@@ -210,7 +210,7 @@ def sweep(
         Search(agent, budget, seed)  # refuses what makes no sense
     devices = list(builtin_names()) if devices is None else devices
     models = [entry.name for entry in catalog()] if models is None else models
-    check_names(devices, models)
+    check_names(devices, models, engine)
     asked = Asked(
         engine=engine,
         condition=str(parse_condition(condition)),

@@ -109,21 +109,23 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True):
 
 def best_single(rows: Sequence[Row]) -> Row | None:
     """The fastest hand policy on one processor, of those that keep the budgets."""
-    singles = [
-        row
-        for row in rows
-        if len(row.processors) == 1
-        and row.keeps_budgets
-        and row.latency_ms is not None
-        and row.policy not in ("exact", "learned")
-    ]
-    return min(singles, key=lambda row: row.latency_ms or 0.0, default=None)
+    return best_hand([row for row in rows if len(row.processors) == 1])
 
 
 def best_hand(rows: Sequence[Row]) -> Row | None:
-    """The fastest hand policy that keeps the budgets."""
+    """The fastest hand policy that keeps the budgets; of equals the one that a runtime's own behaviour is named for."""
+
+    def own(row: Row) -> bool:
+        return bool(row.processors) and row.policy.startswith(f"{row.processors[0].split('/')[1]}_")
+
+    return min(fastest_hands(rows), key=lambda row: (not own(row), row.policy), default=None)
+
+
+def fastest_hands(rows: Sequence[Row]) -> list[Row]:
+    """All hand policies that are as fast as the fastest that keeps the budgets."""
     hands = [r for r in rows if r.keeps_budgets and r.latency_ms is not None and r.policy not in ("exact", "learned")]
-    return min(hands, key=lambda row: row.latency_ms or 0.0, default=None)
+    best_ms = min((row.latency_ms or 0.0 for row in hands), default=0.0)
+    return [row for row in hands if row.latency_ms == best_ms]
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,7 +1,7 @@
 """Comparisons of many devices and models, one process per core.
 
 Every pair is appended to `pairs.jsonl` as it is done, so that a sweep that was stopped goes on where it was: the same
-call into the same folder computes nothing twice.
+call into the same folder computes nothing twice. A pair that failed is not kept: it is tried again.
 """
 
 from __future__ import annotations
@@ -60,10 +60,11 @@ class Job:
         return self.device, self.model, self.inputs
 
 
-def check_names(devices: Sequence[str], models: Sequence[str]) -> None:
+def check_names(devices: Sequence[str], models: Sequence[str], engine: str | None) -> None:
     """Refuse lists that hold a wrong name before anything is computed; addresses of real devices are not tried.
 
-    :raises HetrlError: an empty list, a name that is there twice, no device or model of that name.
+    :raises HetrlError: an empty list, a name that is there twice, no device or model of that name, an engine set that no
+        device has.
     """
     for kind, names in (("device", devices), ("model", models)):
         if not names or not all(names):
@@ -71,9 +72,9 @@ def check_names(devices: Sequence[str], models: Sequence[str]) -> None:
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise UsageError(f"the list of {kind}s names {twice!r} twice", "name it once")
-    for device in devices:
-        if ":" not in device:
-            load_spec(device)
+    specs = [load_spec(device) for device in devices if ":" not in device]
+    if specs and engine is not None and not any(engine in spec.engines for spec in specs):
+        specs[0].engine(engine)
     known = [entry.name for entry in catalog()]
     for model in models:
         if model not in known and not is_model_path(model):
@@ -96,7 +97,8 @@ def run_sweep(
         finished, interrupted = len(wanted) - len(missing), False
         try:
             for pair in _pairs(missing, jobs):
-                log.append(pair)
+                if pair.error is None:
+                    log.append(pair)
                 done[pair.device, pair.model, pair.inputs] = pair
                 finished += 1
                 watch(pair, finished, len(wanted))
@@ -153,9 +155,8 @@ class PairLog:
             raise RunError(f"{path.parent} holds a sweep with another {', '.join(named)}", "give another --out")
 
     def append(self, pair: Pair) -> None:
-        """Written at once, so that a crash loses nothing. A pair whose process died is tried again next time."""
-        if pair.error != DIED:
-            self._write(pair)
+        """Written at once, so that a crash loses nothing."""
+        self._write(pair)
 
     def _write(self, value: msgspec.Struct) -> None:
         self._file.write(msgspec.json.encode(value) + b"\n")

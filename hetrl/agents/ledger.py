@@ -141,8 +141,10 @@ class Ledger:
         return float(self.objective.cost_ms(latency, accuracy, frames, self.reference_ms)[0])
 
     def keeps(self, trial: Trial) -> bool:
-        """Whether a trial worked and is inside the budgets."""
-        return trial.latency_ms is not None and self.objective.keeps(trial.accuracy_drop_pct, trial.frame_drop_rate)
+        """Whether a trial worked, is inside the budgets, and is of the network as it was given."""
+        if trial.latency_ms is None or (trial.plan is not None and trial.plan.stretched):
+            return False
+        return self.objective.keeps(trial.accuracy_drop_pct, trial.frame_drop_rate)
 
     def plan(self, trial: Trial, made_by: MadeBy | None) -> Plan:
         """The plan of a trial."""

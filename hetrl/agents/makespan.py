@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
-PER_MS = 10_000_000  # the solver counts in tenths of a nanosecond
+UNITS = 200_000_000  # the solver counts the limit in so many
 GAIN = 1e-5  # of a latency: what is less than this faster is not, as rounding could have made it
 DETERMINISTIC_TIME = 3.0  # of the solver; up to ten times as many seconds
 ROUNDS = 3
@@ -68,9 +68,9 @@ def solve_makespan(
         status = solver.solve(formulation.model)
         if status == cp_model.INFEASIBLE:
             return Makespan(segments, limit_ms)
-        bound_ms = max(bound_ms, min(limit_ms, solver.best_objective_bound / PER_MS))
+        bound_ms = max(bound_ms, min(limit_ms, solver.best_objective_bound * formulation.unit_ms))
         if status in (cp_model.OPTIMAL, cp_model.FEASIBLE):
-            segments, limit_ms = formulation.placed(solver, memory), solver.objective_value / PER_MS
+            segments, limit_ms = formulation.placed(solver, memory), solver.objective_value * formulation.unit_ms
         if status == cp_model.OPTIMAL:
             break
     return Makespan(segments, bound_ms)
@@ -119,11 +119,12 @@ class _Problem:
 
 
 class _Formulation:
-    """The solver's model; times are integers in 1 / PER_MS ms, rounded down."""
+    """The solver's model; times are whole numbers of `unit_ms`, rounded down."""
 
     def __init__(self, model: cp_model.CpModel, problem: _Problem, limit_ms: float) -> None:
         self.model, self._problem = model, problem
-        self._horizon = _units(limit_ms * (1 - GAIN))
+        self.unit_ms = limit_ms / UNITS
+        self._horizon = self._units(limit_ms * (1 - GAIN))
         n, processors = problem.work_ms.shape
         self._on: list[list[Any]] = [[model.new_bool_var("") for _ in range(processors)] for _ in range(n)]
         self._end = [model.new_int_var(0, self._horizon, "") for _ in range(n)]
@@ -143,10 +144,10 @@ class _Formulation:
         for p, time in enumerate(problem.work_ms[k]):
             if not np.isfinite(time):
                 model.add(on[p] == 0)
-        work = sum(_units(t) * on[p] for p, t in enumerate(problem.work_ms[k]) if np.isfinite(t))
+        work = sum(self._units(t) * on[p] for p, t in enumerate(problem.work_ms[k]) if np.isfinite(t))
         moved: Any = 0
         for tensor in dict.fromkeys(r.tensor for r in item.reads):
-            moved += sum(_units(problem.move_ms[tensor, p]) * self._moved(tensor, k, p) for p in range(len(on)))
+            moved += sum(self._units(problem.move_ms[tensor, p]) * self._moved(tensor, k, p) for p in range(len(on)))
         start = model.new_int_var(0, self._horizon, "")
         model.add(self._end[k] == start + moved + work + self._contention(k))
         for tensor in {r.tensor for r in item.reads}:
@@ -174,7 +175,7 @@ class _Formulation:
         lost = model.new_int_var(0, self._horizon, "")
         for p, time in enumerate(problem.work_ms[k]):
             if np.isfinite(time):
-                cost = _units(time * problem.contention)
+                cost = self._units(time * problem.contention)
                 model.add(lost >= cost).only_enforce_if(on[p], beside)
         return lost
 
@@ -200,14 +201,13 @@ class _Formulation:
         for tensor in problem.workload.outputs:
             away = self.model.new_bool_var("")
             self.model.add(away >= 1 - self._already_there(tensor, len(problem.workload.items), host))
-            costs.append(_units(problem.move_ms[tensor, host]) * away)
+            costs.append(self._units(problem.move_ms[tensor, host]) * away)
         return costs
+
+    def _units(self, ms: float) -> int:
+        return int(np.floor(ms / self.unit_ms))
 
     def placed(self, solver: cp_model.CpSolver, memory: Memory) -> tuple[Placed, ...]:
         """The solution, one placement per group."""
         chosen = [next(p for p, on in enumerate(row) if solver.boolean_value(on)) for row in self._on]
         return tuple(Placed(k, k, p, memory) for k, p in enumerate(chosen))
-
-
-def _units(ms: float) -> int:
-    return int(np.floor(ms * PER_MS))

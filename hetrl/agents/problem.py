@@ -56,6 +56,8 @@ class Problem(Setting):
         """What the hand policies' plans and the CPU alone say of the budgets that the exact search could not keep."""
         tried = []
         for name, plan in [("the CPU alone", self.cpu_plan()), *self.hand_plans()]:
+            if plan.stretched:
+                continue
             said = self.planner.measure(plan, self.condition)
             error = said.error.message if said.error else None
             tried.append(Tried(name, plan_accuracy_drop_pct(plan), said.frame_drop_rate, error))

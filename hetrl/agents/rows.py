@@ -17,7 +17,7 @@ from hetrl.results import Row
 def row_of(name: str, plan: Plan, measured: Measurement, graph: OperatorGraph, objective: Objective) -> Row:
     """One plan's row."""
     drop_pct = plan_accuracy_drop_pct(plan)
-    keeps = measured.ok and objective.keeps(drop_pct, measured.frame_drop_rate)
+    keeps = measured.ok and not plan.stretched and objective.keeps(drop_pct, measured.frame_drop_rate)
     fallen = {graph.group_of_node[graph.node_index[f.node]] for f in measured.fallbacks}
     moved = sum(len(graph.groups[g].nodes) for g in fallen)
     return Row(
@@ -33,12 +33,20 @@ def row_of(name: str, plan: Plan, measured: Measurement, graph: OperatorGraph, o
         processors=plan.processors,
         utilization={u.processor: u.busy for u in measured.utilization},
         keeps_budgets=keeps,
-        breaks=broken_words(objective, drop_pct, measured.frame_drop_rate) if measured.ok else None,
+        breaks=_broken(plan, drop_pct, measured, objective),
         evidence=measured.evidence,
         segments=measured.segments,
         fallbacks=measured.fallbacks,
         error=f"{measured.error.kind.value}: {measured.error.message}" if measured.error else None,
     )
+
+
+def _broken(plan: Plan, drop_pct: float, measured: Measurement, objective: Objective) -> str | None:
+    if not measured.ok:
+        return None
+    if plan.stretched:
+        return "changes the network, which would have to be trained anew"
+    return broken_words(objective, drop_pct, measured.frame_drop_rate)
 
 
 def measured_row(name: str, plan: Plan, device: Device, condition: Condition, objective: Objective) -> Row:

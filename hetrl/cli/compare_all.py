@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from hetrl.cli import output
+from hetrl.errors import Infeasible, MissingExtra
 
 if TYPE_CHECKING:
     from hetrl.results import Pair, Sweep
@@ -33,7 +34,6 @@ def compare_all(
     :param asked: what `hetrl.sweep` takes besides.
     """
     from hetrl.api import sweep
-    from hetrl.errors import MissingExtra
     from hetrl.report.sweep import write_sweep
 
     folder = out or FOLDER
@@ -52,6 +52,10 @@ def compare_all(
         _show(found, written)
     if found.interrupted:
         raise typer.Exit(130)
+    if not any(pair.comparison and pair.comparison.winner for pair in found.pairs):
+        raise Infeasible(
+            f"none of {len(found.pairs)} pairs has a plan that keeps the budgets", f"see {folder}/sweep.md"
+        )
 
 
 def _names(text: str | None) -> Sequence[str] | None:

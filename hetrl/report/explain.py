@@ -20,7 +20,8 @@ ROUNDS_TO_ZERO = 0.0005  # ms
 def stretches_table(told: Explanation) -> Table:
     """Milliseconds that the winner saves, the stretches that matter most first; the last line is their sum."""
     kinds = _kinds(told)
-    shown = sorted(told.stretches, key=lambda s: -abs(s.saved.total_ms))[:SHOWN]
+    differ = [s for s in told.stretches if any(abs(getattr(s.saved, kind)) >= ROUNDS_TO_ZERO for kind in kinds)]
+    shown = sorted(differ, key=lambda s: -abs(s.saved.total_ms))[:SHOWN]
     others = [stretch for stretch in told.stretches if stretch not in shown]
     short = short_names([p for s in told.stretches for side in (s.winner, s.against) for p in side.processors])
     table = grid("stretch", f"{told.winner}\non", f"{told.against}\non", ">saved\nms", *_headings(kinds), gap=1)

@@ -16,7 +16,7 @@ from rich.text import Text
 from hetrl.errors import MissingExtra
 from hetrl.report.comparison import verdict
 from hetrl.report.tables import NOTHING, certificate, grid, number, percent
-from hetrl.results import best_hand, best_single
+from hetrl.results import best_hand, best_single, fastest_hands
 
 if TYPE_CHECKING:
     from hetrl.results import Comparison, Pair, Row, Sweep
@@ -156,9 +156,9 @@ def _cell(pair: Pair | None) -> str:
 def summary(sweep: Sweep) -> list[str]:
     """Markdown: how often each hand policy is the fastest, and what the best plans gain."""
     found = _solved(sweep)
-    wins = Counter(hand.policy for one in found if (hand := best_hand(one.rows)) is not None)
+    wins = Counter(hand.policy for one in found for hand in fastest_hands(one.rows))
     policies = {row.policy for one in found for row in one.rows} - {"exact", "learned"}
-    lines = ["| hand policy | fastest on |", "|---|---|"]
+    lines = ["| hand policy | as fast as the fastest on |", "|---|---|"]
     lines += [f"| {name} | {wins[name]} of {len(found)} |" for name in sorted(policies, key=lambda n: (-wins[n], n))]
     return [*lines, "", *means(sweep), ""]
 
@@ -168,6 +168,8 @@ def means(sweep: Sweep) -> list[str]:
     found = _solved(sweep)
     over_hand = [_ratio(best_hand(one.rows), one.best) for one in found]
     over_single = [_ratio(best_single(one.rows), one.best) for one in found]
+    if not found:
+        return ["No pair has a plan that keeps the budgets."]
     lines = [
         f"Geometric means over {len(found)} pairs: the best plan is {_mean(over_hand)} times as fast as the best hand "
         f"policy, and {_mean(over_single)} times as fast as the best single processor."

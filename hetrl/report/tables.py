@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -103,9 +104,9 @@ def _width(cells: dict[str, list[str]]) -> int:
 
 
 def short_names(processors: Sequence[str]) -> dict[str, str]:
-    """`cpu` for `cpu/mace/fp32`, where engine and precision are the same throughout."""
-    alike = len({name.partition("/")[2] for name in processors}) == 1
-    return {name: name.partition("/")[0] if alike else name for name in processors}
+    """`cpu` for `cpu/mace/fp32`, where no other of the processors is a CPU."""
+    units = Counter(name.partition("/")[0] for name in set(processors))
+    return {name: unit if units[unit := name.partition("/")[0]] == 1 else name for name in processors}
 
 
 def faster(latency_ms: float | None, reference_ms: float | None) -> str:

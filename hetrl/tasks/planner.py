@@ -64,7 +64,7 @@ def candidates(problem: Problem, further: Sequence[Candidate]) -> list[Candidate
 
     The fastest is in front; plans on the same processors as a faster one are left out.
     """
-    plans = [*_singles(problem), *problem.hand_plans()]
+    plans = [*_singles(problem), *((name, plan) for name, plan in problem.hand_plans() if not plan.stretched)]
     found = [*further, *(c for name, plan in plans if (c := candidate(name, plan, problem)) is not None)]
     best: dict[tuple[int, ...], Candidate] = {}
     for one in sorted(found, key=lambda c: c.latency_ms):
