@@ -11,12 +11,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hetrl.api import compare, load_model, measure, tune
+    from hetrl.api import compare, load_model, measure, sweep, tune
     from hetrl.device_bridge.registry import open_device
     from hetrl.errors import HetrlError
     from hetrl.objective import Objective
     from hetrl.plan import Plan, load_plan
-    from hetrl.results import Comparison, Result, Row
+    from hetrl.results import Comparison, Pair, Result, Row, Sweep
 
 __version__ = "0.1.0"
 
@@ -24,14 +24,17 @@ _HOME = {
     "Comparison": "hetrl.results",
     "HetrlError": "hetrl.errors",
     "Objective": "hetrl.objective",
+    "Pair": "hetrl.results",
     "Plan": "hetrl.plan",
     "Result": "hetrl.results",
     "Row": "hetrl.results",
+    "Sweep": "hetrl.results",
     "compare": "hetrl.api",
     "load_model": "hetrl.api",
     "load_plan": "hetrl.plan",
     "measure": "hetrl.api",
     "open_device": "hetrl.device_bridge.registry",
+    "sweep": "hetrl.api",
     "tune": "hetrl.api",
 }
 
@@ -39,14 +42,17 @@ __all__ = [
     "Comparison",
     "HetrlError",
     "Objective",
+    "Pair",
     "Plan",
     "Result",
     "Row",
+    "Sweep",
     "compare",
     "load_model",
     "load_plan",
     "measure",
     "open_device",
+    "sweep",
     "tune",
 ]
 

@@ -201,7 +201,7 @@ def sweep(
     from hetrl.agents.tuner import Search
     from hetrl.condition import parse_condition
     from hetrl.device_bridge.spec import builtin_names
-    from hetrl.sweep import Asked, check_names, run_sweep
+    from hetrl.sweeping import Asked, check_names, run_sweep
     from hetrl.zoo.catalog import catalog
 
     if jobs is not None and jobs < 1:

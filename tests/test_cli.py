@@ -207,6 +207,13 @@ def test_bad_input_shapes(texts: list[str]) -> None:
         ("measure --device d1 --model vgg16", "either --policy or --plan"),
         ("measure --device d1 --model vgg16 --policy a --plan b", "either --policy or --plan"),
         ("compare --device d1 --model vgg16 --budget 5", "add --train"),
+        ("compare --model vgg16", "missing option '--device'; give --device and --model, or --all"),
+        ("compare --device d1", "missing option '--model'"),
+        ("compare --device d1 --model vgg16 --jobs 2", "--jobs is for a sweep; add --all"),
+        ("compare --device d1 --model vgg16 --devices d1", "--devices is for a sweep; add --all"),
+        ("compare --all --device d1", "--device is for one device and model"),
+        ("compare --all --explain", "--explain is for one device and model"),
+        ("compare --all --plan p.json", "--plan is for one device and model"),
         ("train --device d1 --model vgg16 --budget 0", "--budget 0 is out of range; give 1 to"),
         ("train --device d1 --model vgg16 --budget -3", "--budget -3 is out of range"),
         ("train --device d1 --model vgg16 --budget 99999999999", "is out of range"),
@@ -303,6 +310,28 @@ def test_compare_json(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     assert all(line.keys() >= ROW_KEYS for line in found["rows"])
 
 
+def test_compare_hands_a_question_on(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    found = document(capsys, "compare", *ON_D1, "--explain", "--against", "mace_cpu")
+    kwargs = api.calls[0][2]
+    assert (kwargs["explain"], kwargs["against"]) == (True, "mace_cpu")
+    assert (found["explain"], found["bound_ms"], found["winner"]) == (None, None, "learned")
+    assert run(["compare", *ON_D1, "--explain"]) == 0
+    assert "no slower plan that keeps the budgets" in capsys.readouterr().out
+
+
+def test_budgets_that_no_plan_keeps_are_told_after_the_table(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    lost = tuple(msgspec.structs.replace(r, keeps_budgets=False) for r in ROWS)
+    told = msgspec.structs.replace(
+        api.answers["compare"], rows=lost, winner=None, infeasible="none of 3 plans keeps frame drops at most 5 %"
+    )
+    api.answers["compare"] = told
+    for words in ([], ["--json"]):
+        assert run(["compare", *ON_D1, *words]) == 1
+        out, err = capsys.readouterr()
+        assert "mace_cpu" in out
+        assert err == "error: none of 3 plans keeps frame drops at most 5 %\n"
+
+
 def test_measure_json(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     found = document(capsys, "measure", *ON_D1, "--policy", "mace_cpu")
     assert found.keys() >= ROW_KEYS | {"latency_interval_ms", "segments", "fallbacks", "evidence"}
@@ -332,7 +361,7 @@ def test_policies_json_names_the_engine_set_of_each(capsys: pytest.CaptureFixtur
 
 def test_compare_and_measure_tables(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["compare", *ON_D1]) == 0
-    assert "2.00x the speed of one processor (mace_cpu)" in capsys.readouterr().out
+    assert "2.00x the speed of one processor (cpu/mace/fp32)" in capsys.readouterr().out
     assert run(["measure", *ON_D1, "--policy", "mace_cpu"]) == 0
     assert "calibrated" in capsys.readouterr().out
 

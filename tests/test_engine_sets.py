@@ -82,7 +82,8 @@ def brute_force_ms(space: PlanSpace, points: float) -> float:
     for ratio in PRUNE_RATIOS:
         kept = [c for c in choices if predicted_accuracy_drop_pct(ratio, int8=any(int8[p] for p in c)) <= points]
         if kept:
-            schedules = [Schedule(tuple(Placed(k, k, p, Memory.BUFFER) for k, p in enumerate(c))) for c in kept]
+            placed = [tuple(Placed(k, k, p, Memory.BUFFER) for k, p in enumerate(c)) for c in kept]
+            schedules = [Schedule(p, overlap=o) for p in placed for o in {False, space.branches}]
             batch = batch_of(schedules, space.groups, len(int8))
             best = min(best, float(space.device.cost_model(ratio).evaluate(batch, None).latency_ms.min()))
     return best
@@ -97,6 +98,7 @@ def used(space: PlanSpace, found: Exact) -> set[str]:
 
 def test_exact_is_the_best_of_all_plans_with_and_without_a_budget_for_int8() -> None:
     together: dict[float, list[set[str]]] = {}
+    proven = 0
     for seed in range(160):
         graph = random_graph(seed, 2 + seed % 4, size=(20, 48, 96)[seed % 3])
         if not 2 <= len(graph.groups) <= 5:
@@ -104,10 +106,14 @@ def test_exact_is_the_best_of_all_plans_with_and_without_a_budget_for_int8() -> 
         points = (0.0, 0.6, INT8_DROP_PCT, 1.35, 4.0)[seed % 5]
         space = space_of(graph, points, phone(("cpu gpu dsp", "cpu gpu dsp npu")[seed % 2], seed))
         best = exact(space, Objective(max_accuracy_drop_pct=points), COLD)
-        assert best.proven
-        assert best.latency_ms == pytest.approx(brute_force_ms(space, points), rel=1e-12)
+        fastest = brute_force_ms(space, points)
+        assert best.bound_ms <= fastest * (1 + 1e-9)
+        assert best.proven or space.branches  # of several copies the solver assumes the nearest
+        assert fastest * (1 - 1e-9) <= best.latency_ms <= fastest * (1 + 1e-5 if best.proven else 1.05)
+        proven += best.proven
         together.setdefault(points, []).append(used(space, best))
-    assert sum(map(len, together.values())) >= 80
+    count = sum(map(len, together.values()))
+    assert count >= 80 and proven >= 0.95 * count, proven
     for points, found in together.items():
         assert any("dsp" in units for units in found) == (points >= INT8_DROP_PCT)
         assert any(len(units) > 1 for units in found)
@@ -193,9 +199,8 @@ def test_every_phone_plans_in_both_engine_sets(name: str, engine: str) -> None:
         assert optimum.latency_ms == pytest.approx(best.latency_ms) and ledger.keeps(optimum)
         for policy, plan in plans.items():
             trial = ledger.measure(plan, policy)
-            assert ledger.keeps(trial) == (plan_accuracy_drop_pct(plan) <= points)
-            # What branches make of a model is no plan of the space.
-            assert not ledger.keeps(trial) or plan.stretched or (trial.latency_ms or 0) >= best.latency_ms * (1 - 1e-12)
+            assert ledger.keeps(trial) == (plan_accuracy_drop_pct(plan) <= points and not plan.stretched)
+            assert not ledger.keeps(trial) or (trial.latency_ms or 0) >= best.latency_ms * (1 - 1e-12)
 
 
 def test_the_best_hand_needs_nothing_that_the_run_forbids() -> None:

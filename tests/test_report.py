@@ -11,11 +11,10 @@ from rich.table import Table
 from hetrl.errors import MissingExtra
 from hetrl.measurement import SegmentTiming
 from hetrl.plan import Axis, Cap, Compression, Evidence, Memory, ModelRef, Part, Plan, Segment
+from hetrl.report.comparison import comparison_lines, comparison_table
 from hetrl.report.gantt import gantt_rgb, gantt_text
 from hetrl.report.tables import (
-    best_single,
-    comparison_lines,
-    comparison_table,
+    certificate,
     faster,
     interval,
     number,
@@ -23,8 +22,9 @@ from hetrl.report.tables import (
     plan_words,
     rows_table,
     segments_table,
+    short_names,
 )
-from hetrl.results import Comparison, PolicyLatency, Row
+from hetrl.results import Comparison, PolicyLatency, Row, best_hand, best_single, fastest_hands
 
 CPU, GPU = "cpu/mace/fp32", "gpu/mace/fp32"
 TIMINGS = (
@@ -91,22 +91,76 @@ def test_the_best_single_processor_keeps_the_budgets() -> None:
     assert best is not None and best.policy == "gpu"
 
 
+def test_of_equal_policies_the_runtime_s_own_is_named() -> None:
+    rows = [row(name, 10.0, CPU) for name in ("band_fixed", "mace_cpu", "ort_greedy")] + [row("slow", 11.0, CPU)]
+    assert {r.policy for r in fastest_hands(rows)} == {"band_fixed", "mace_cpu", "ort_greedy"}
+    hand = best_hand(rows)
+    assert hand is not None and hand.policy == "mace_cpu"
+    assert best_hand([row("learned", 1.0, CPU), row("broken", 1.0, CPU, keeps=False)]) is None
+
+
+def told_by(comparison: Comparison, width: int = 300) -> dict[str, str]:
+    """Lines of the table by policy."""
+    lines = text(comparison_table(comparison, width), width).splitlines()
+    return {line.split()[0]: line for line in lines if line.strip()}
+
+
 def test_comparison_marks_what_breaks_a_budget_and_says_the_evidence() -> None:
-    lines = text(comparison_table(COMPARISON)).splitlines()
-    told = {line.split()[0]: line for line in lines if line.strip()}
+    broken = msgspec.structs.replace(ROWS[0], breaks="loses 2.00 points of accuracy, the limit is 0")
+    guessed = msgspec.structs.replace(ROWS[3], evidence=Evidence.PREDICTED)
+    learned = msgspec.structs.replace(ROWS[1], speedup_over_single=2.0)
+    rows = (broken, learned, ROWS[2], guessed, ROWS[4])
+    compared = msgspec.structs.replace(COMPARISON, rows=rows)
+    told = told_by(compared)
     assert "broken" in told["int8"]
     assert "kept" in told["learned"] and "2.00x" in told["learned"]
-    assert "unsupported: no such processor" in told["npu"]
-    for policy in ("int8", "learned", "gpu", "cpu", "npu"):
-        assert "calibrated" in told[policy]
-    assert comparison_lines(COMPARISON)[-1] == (
-        "best       learned, 10.00 ms (calibrated), 2.00x the speed of one processor (gpu)"
-    )
+    assert "failed" in told["npu"]
+    assert comparison_lines(compared) == [
+        "",
+        f"best       learned, 10.00 ms (calibrated), 2.00x the speed of one processor ({GPU})",
+        "broken     int8 loses 2.00 points of accuracy, the limit is 0",
+        "failed     npu: unsupported: no such processor",
+        "evidence   calibrated latencies; predicted: cpu",
+    ]
 
 
-def test_no_winner_is_said() -> None:
+def test_every_plan_that_keeps_the_budgets_has_its_certificate() -> None:
+    gaps = {"learned": 0.0, "gpu": 1.0, "cpu": 0.0001}
+    rows = tuple(msgspec.structs.replace(r, gap_to_exact=gaps.get(r.policy)) for r in ROWS)
+    compared = msgspec.structs.replace(COMPARISON, rows=rows, bound_ms=10.0, exact_ms=10.0)
+    told = told_by(compared)
+    assert "optimal" in told["learned"] and "100.0 %" in told["gpu"] and "< 0.1 %" in told["cpu"]
+    assert "broken" in told["int8"] and "failed" in told["npu"]
+    line = "bound      optimal: no plan of the search space is faster than 10.00 ms (calibrated)"
+    assert line in comparison_lines(compared)
+
+
+@pytest.mark.parametrize(
+    ("gap", "shown"),
+    [
+        (0.0, "optimal"),
+        (1e-12, "optimal"),
+        (0.0123, "within 1.2 % of a proven bound"),
+        (1e-4, "within 0.1 % of a proven bound"),
+    ],
+)
+def test_certificates(gap: float, shown: str) -> None:
+    assert certificate(gap) == shown
+
+
+def test_names_are_short_where_that_is_clear() -> None:
+    names = ["dsp/tflite/int8", "cpu/tflite/fp32", "gpu/tflite/fp16", "gpu/tflite/fp32", "cpu/tflite/fp32"]
+    assert short_names(names) == {
+        "dsp/tflite/int8": "dsp",
+        "cpu/tflite/fp32": "cpu",
+        "gpu/tflite/fp16": "gpu/tflite/fp16",
+        "gpu/tflite/fp32": "gpu/tflite/fp32",
+    }
+
+
+def test_no_winner_has_no_best_line() -> None:
     lost = Comparison(device="d1", model="m", engine="mace", condition="cold", rows=ROWS[:1], winner=None)
-    assert comparison_lines(lost)[-1] == "no plan keeps the budgets"
+    assert not any(line.startswith(("best", "bound")) for line in comparison_lines(lost))
 
 
 @pytest.mark.parametrize(
@@ -133,19 +187,32 @@ def test_a_latency_is_told_with_its_interval() -> None:
     assert told["npu"].split()[1:3] == ["-", "-"]
     assert "90 %" not in text(rows_table(ROWS))  # nobody knows any
     compared = msgspec.structs.replace(COMPARISON, rows=sure)
-    assert "8.00-12.0" in text(comparison_table(compared))
-    assert comparison_lines(compared)[-1].startswith("best       learned, 10.00 ms (calibrated, 90 % in 8.00-12.0 ms)")
+    assert "8.00-12.0" in told_by(compared)["learned"]
+    assert comparison_lines(compared)[1].startswith("best       learned, 10.00 ms (calibrated, 90 % in 8.00-12.0 ms)")
 
 
 def test_a_usual_comparison_fits_a_terminal_of_80_columns() -> None:
     rows = tuple(
-        msgspec.structs.replace(row(name, 123.4, *units), latency_interval_ms=(100.0, 1500.0), energy_mj=1234.0)
-        for name, units in (("mace_gpu_buffer", (GPU,)), ("exact", (GPU, CPU)), ("mace_cpu", (CPU,)))
+        msgspec.structs.replace(
+            row(name, 123.4, *units, keeps=name[0] != "n"),
+            latency_interval_ms=(100.0, 1500.0),
+            energy_mj=1234.0,
+            accuracy_drop_pct=4.69 if name[0] == "n" else 0.0,
+            speedup_over_single=1.5,
+            gap_to_exact=0.0,
+            utilization={GPU: 0.5, CPU: 0.5},
+        )
+        for name, units in (("nn_stretch_cpu_gpu_dsp", (GPU, CPU)), ("exact", (GPU, CPU)), ("mace_cpu", (CPU,)))
     )
-    compared = Comparison(device="d1", model="m", engine="mace", condition="cold", rows=rows, winner="exact")
+    compared = Comparison(
+        device="d1", model="m", engine="mace", condition="cold", rows=rows, winner="exact", bound_ms=123.4
+    )
     lines = text(comparison_table(compared), width=80).splitlines()
     assert len(lines) == 3 + len(rows)  # headings of two lines, a rule, and no row that wraps
     assert max(map(len, lines)) <= 80
+    wide = text(comparison_table(compared, 300)).splitlines()
+    for heading in ("latency", "90 % in", "single", "bound", "memory", "energy", "frame", "accuracy", "model", "busy"):
+        assert any(heading in line for line in wide[:2]), heading
 
 
 def test_rows_against_the_best_hand_policy() -> None:

@@ -37,7 +37,12 @@ def compared(problem: Problem, rows: Sequence[Row]) -> Comparison:
     winner = next((r.policy for r in rows if r.keeps_budgets), None)
     refused = None
     if winner is None and rows:
-        tried = [Tried(r.policy, r.accuracy_drop_pct, r.frame_drop_rate, r.error) for r in rows]
+        others = {
+            name for name, plan in problem.candidates if plan.stretched
+        }  # for another network: no budget is theirs
+        tried = [
+            Tried(r.policy, r.accuracy_drop_pct, r.frame_drop_rate, r.error) for r in rows if r.policy not in others
+        ]
         refused = str(infeasible(tried, problem.objective))
     return Comparison(
         device=problem.planner.spec.id,

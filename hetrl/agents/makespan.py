@@ -2,7 +2,7 @@
 
 Every fusion group runs whole on one processor, in the graph's order where they share one. Variables: which processor,
 when it starts, when each processor is free after each position, which operands must be moved there (the first reader
-on a processor pays; of several sources the cheapest is assumed), and whether an independent group runs beside it. The
+on a processor pays; where others have copies, the nearest is assumed to be one), and whether an independent group runs beside it. The
 solver's bound is a bound on what the cost model gives. One worker and a limit in deterministic time: the same problem
 gives the same answer on any machine.
 """
@@ -81,7 +81,7 @@ class _Problem:
     """Numbers of the formulation.
 
     :param work_ms: (n, P) time of each group on each processor, inf where it cannot run.
-    :param move_ms: (tensors, P) cheapest way to bring a tensor to a processor from any other place.
+    :param move_ms: (tensors, P, P) time to bring a tensor from one processor's memory to another's.
     :param home: (P,) where a processor's tensors live.
     :param contention: by how much groups side by side slow each other down.
     """
@@ -101,10 +101,7 @@ class _Problem:
         if stall is not None:
             work = work + stall[MEMORIES.index(memory), :, :processors, 0]
         home = model.home_of[:, MEMORIES.index(memory)]
-        conversion = model.conversion_ms
-        sources = np.array([[1 << int(home[p]) for p in range(processors) if home[p] != home[q]] or [1 << int(home[q])]
-                            for q in range(processors)])  # fmt: skip
-        move = np.stack([conversion[:, sources[q], home[q]].min(axis=1) for q in range(processors)], axis=1)
+        move = model.conversion_ms[:, (1 << home)[:, None], home]
         work = np.where(possible[:, :processors], work, np.inf)
         return _Problem(model.tables.workload, work, move, home, model.side_by_side)
 
@@ -147,7 +144,7 @@ class _Formulation:
         work = sum(self._units(t) * on[p] for p, t in enumerate(problem.work_ms[k]) if np.isfinite(t))
         moved: Any = 0
         for tensor in dict.fromkeys(r.tensor for r in item.reads):
-            moved += sum(self._units(problem.move_ms[tensor, p]) * self._moved(tensor, k, p) for p in range(len(on)))
+            moved += sum(self._way(tensor, k, p, here) for p, here in enumerate(on))
         start = model.new_int_var(0, self._horizon, "")
         model.add(self._end[k] == start + moved + work + self._contention(k))
         for tensor in {r.tensor for r in item.reads}:
@@ -179,30 +176,33 @@ class _Formulation:
                 model.add(lost >= cost).only_enforce_if(on[p], beside)
         return lost
 
-    def _moved(self, tensor: int, k: int, p: int) -> Any:
-        """Whether position k brings a tensor to processor p: it is there, and nothing brought or made it there."""
-        if self._problem.move_ms[tensor, p] == 0:
-            return 0
-        moved = self.model.new_bool_var("")
-        self.model.add(moved >= self._on[k][p] - self._already_there(tensor, k, p))
-        return moved
+    def _way(self, tensor: int, before: int, to: int, wanted: Any) -> Any:
+        """Time to bring a tensor to a processor where it is wanted before a position, and not there already.
 
-    def _already_there(self, tensor: int, before: int, p: int) -> Any:
-        """At least 1 where the tensor lies in processor p's memory before a position."""
-        work, home = self._problem.workload, self._problem.home
-        made = work.made_at[tensor]
-        there: Any = int(home[p] == HOST_HOME) if made < 0 else self._on[made][p]
-        return there + sum(self._on[j][p] for j in work.readers[tensor] if j < before)
+        It comes from where it was made; where a reader has brought it elsewhere too, from the nearest place.
+        """
+        problem, model = self._problem, self.model
+        made = problem.workload.made_at[tensor]
+        sources = [p for p in range(len(self._on[0])) if p != to]
+        cost = {p: self._units(problem.move_ms[tensor, p, to]) for p in sources}
+        if not any(cost.values()):
+            return 0
+        earlier = [self._on[j] for j in problem.workload.readers[tensor] if j < before]
+        moved, copied = model.new_bool_var(""), model.new_bool_var("")
+        there: Any = int(problem.home[to] == HOST_HOME) if made < 0 else self._on[made][to]
+        model.add(moved >= wanted - there - sum(row[to] for row in earlier))
+        model.add(copied <= sum(row[p] for row in earlier for p in sources))
+        way = model.new_int_var(0, self._horizon, "")
+        for p, time in cost.items():
+            origin: Any = int(problem.home[p] == HOST_HOME) if made < 0 else self._on[made][p]
+            model.add(way >= time * (moved + origin - 1) - (time - min(cost.values())) * copied)
+        return way
 
     def _outputs(self) -> list[Any]:
         """Cost of bringing each output to host memory."""
-        problem, costs = self._problem, []
-        host = int(np.flatnonzero(problem.home == HOST_HOME)[0])
-        for tensor in problem.workload.outputs:
-            away = self.model.new_bool_var("")
-            self.model.add(away >= 1 - self._already_there(tensor, len(problem.workload.items), host))
-            costs.append(self._units(problem.move_ms[tensor, host]) * away)
-        return costs
+        host = int(np.flatnonzero(self._problem.home == HOST_HOME)[0])
+        work = self._problem.workload
+        return [self._way(tensor, len(work.items), host, 1) for tensor in work.outputs]
 
     def _units(self, ms: float) -> int:
         return int(np.floor(ms / self.unit_ms))

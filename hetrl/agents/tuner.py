@@ -173,5 +173,9 @@ def _result(
 
 
 def _nothing_kept(problem: Problem, ledger: Ledger) -> Infeasible:
-    tried = [Tried(t.by, t.accuracy_drop_pct, t.frame_drop_rate, t.error) for t in ledger.trials]
+    tried = [
+        Tried(t.by, t.accuracy_drop_pct, t.frame_drop_rate, t.error)
+        for t in ledger.trials
+        if t.plan is None or not t.plan.stretched
+    ]
     return infeasible(tried, problem.objective)

@@ -11,6 +11,7 @@ from hetrl.report.tables import (
     NOTHING,
     bound_line,
     cells_table,
+    faster,
     gap,
     latency,
     number,
@@ -62,7 +63,9 @@ def comparison_lines(comparison: Comparison) -> list[str]:
         )
         single = best_single(comparison.rows)
         if single is not None and winner is not single:
-            lines[-1] += f", {_times(winner.speedup_over_single)} the speed of one processor ({single.processors[0]})"
+            lines[-1] += (
+                f", {faster(winner.latency_ms, single.latency_ms)} the speed of one processor ({single.processors[0]})"
+            )
         if winner.gap_to_exact is not None and comparison.bound_ms is not None:
             lines.append(bound_line(winner.gap_to_exact, comparison.bound_ms, winner.evidence))
     lines += [f"broken     {row.policy} {row.breaks}" for row in comparison.rows if row.breaks]

@@ -63,8 +63,8 @@ class Job:
 def check_names(devices: Sequence[str], models: Sequence[str], engine: str | None) -> None:
     """Refuse lists that hold a wrong name before anything is computed; addresses of real devices are not tried.
 
-    :raises HetrlError: an empty list, a name that is there twice, no device or model of that name, an engine set that no
-        device has.
+    :raises HetrlError: an empty list, a name that is there twice, no device or model of that name, an engine set that
+        no device has.
     """
     for kind, names in (("device", devices), ("model", models)):
         if not names or not all(names):
