@@ -42,8 +42,8 @@ def training(pairs: Sequence[hetrl.Pair], budget: int) -> list[str]:
     lines = [
         "## Training",
         "",
-        f"{budget} evaluations each. Training failed on {len(pairs) - len(found)} of {len(pairs)} pairs, and ended worse "
-        f"than its seeds on {worse}.",
+        f"{budget} evaluations each. Training failed on {len(pairs) - len(found)} of {len(pairs)} pairs, and ended "
+        f"worse than its seeds on {worse}.",
     ]
     if gaps:
         lines.append(

@@ -36,14 +36,12 @@ def compared(problem: Problem, rows: Sequence[Row]) -> Comparison:
     rows = [_against(row, bound_ms, single.latency_ms if single else None) for row in rows]
     winner = next((r.policy for r in rows if r.keeps_budgets), None)
     refused = None
-    if winner is None and rows:
-        others = {
-            name for name, plan in problem.candidates if plan.stretched
-        }  # for another network: no budget is theirs
-        tried = [
-            Tried(r.policy, r.accuracy_drop_pct, r.frame_drop_rate, r.error) for r in rows if r.policy not in others
-        ]
-        refused = str(infeasible(tried, problem.objective))
+    if winner is None:
+        # Plans for another network keep no budget, whatever it is.
+        others = {name for name, plan in problem.candidates if plan.stretched}
+        mine = [row for row in rows if row.policy not in others]
+        tried = [Tried(r.policy, r.accuracy_drop_pct, r.frame_drop_rate, r.error) for r in mine]
+        refused = str(infeasible(tried, problem.objective)) if tried else "no plan is for this network"
     return Comparison(
         device=problem.planner.spec.id,
         model=problem.graph.name,

@@ -2,9 +2,9 @@
 
 Every fusion group runs whole on one processor, in the graph's order where they share one. Variables: which processor,
 when it starts, when each processor is free after each position, which operands must be moved there (the first reader
-on a processor pays; where others have copies, the nearest is assumed to be one), and whether an independent group runs beside it. The
-solver's bound is a bound on what the cost model gives. One worker and a limit in deterministic time: the same problem
-gives the same answer on any machine.
+on a processor pays; where others have copies, the nearest is assumed to be one), and whether an independent group runs
+beside it. The solver's bound is a bound on what the cost model gives. One worker and a limit in deterministic time: the
+same problem gives the same answer on any machine.
 """
 
 from __future__ import annotations

@@ -6,34 +6,27 @@ calls not at all. The exponent is 1 for CPUs and for one GPU at another clock, 1
 Snapdragon 855 to 888 a GPU's nominal peak doubles, but measured latencies hardly fall. Two pieces of silicon that
 bracket a phone's give their geometric mean.
 
-An engine set knows a network of hetrl's zoo (`calibrated_models`, `seen_models`) if each of its processors was measured
-with it, on the phone's own silicon or on another's: a plan may use any of them. That is little. ncnn's rows have VGG-16
-on both of its processors, and a ResNet-50 that is another network than the zoo's (its strides are in the 1x1
-convolutions, as Caffe's are: 3.86 GMAC instead of 4.09). In TFLite's rows no CPU was measured with a network of the
-zoo: those of nn-Meter are a tool's predictions.
+No network counts as known to these sets (`calibrated_models`): one rate per family of operators for dozens of networks
+does not learn any of them. ncnn's VGG-16, which is in the rows, comes out 1.5 to 2.4 times too slow on the Snapdragon
+888, as if it had never been seen.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
 import msgspec
 
-from hetrl.calibration import ncnn, tflite
 from hetrl.calibration.mace import power_w, sharing_lines
 from hetrl.calibration.roofline import PARAMETERS
 from hetrl.device_bridge.quantity import Quantity, Source
 from hetrl.device_bridge.spec import Engine, Link, Processor, RooflineCost
 from hetrl.device_bridge.surrogate.tables import GROUPED_CONV
 from hetrl.errors import UnknownName
-from hetrl.zoo.resolve import resolve_model
-
-# Networks of the rows that are networks of the zoo, multiply-accumulate for multiply-accumulate.
-ZOO_NETWORKS = {"ncnn": ("vgg16",), "tflite": ("resnet18", "resnet34", "resnet50", "vgg16")}
 
 # TFLite's GPU delegate and HiAI take convolutions, pools, element-wise operators, concatenations, resizes and the like;
 # integer indexing, sorting, control flow and recurrent layers run on the CPU.
@@ -69,7 +62,10 @@ class Peak:
 
 @dataclass(frozen=True)
 class From:
-    """Where a processor's numbers come from: one or two pieces of silicon, their peak and the phone's."""
+    """Where a processor's numbers come from: one or two pieces of silicon, their peak and the phone's.
+
+    :param own: whether that is the phone's own silicon.
+    """
 
     engine: str
     group: str
@@ -77,6 +73,7 @@ class From:
     there: Peak = Peak(1.0, 1.0)
     here: Peak = Peak(1.0, 1.0)
     exponent: float = 1.0
+    own: bool = False
 
 
 # Four big cores: cores x flop per cycle x GHz; Adreno 640 at 675 MHz in the OnePlus 7T; nominal figures throughout.
@@ -98,7 +95,7 @@ DEVICES = tuple(f"d{i}" for i in range(1, 9))
 
 def _ncnn_cpu(device: str) -> From:
     if device in _OWN:
-        return From("ncnn", "cpu", ("sd888:8",))
+        return From("ncnn", "cpu", ("sd888:8",), own=True)
     if device == "d8":  # the only other Cortex-X1
         return From("ncnn", "cpu", ("sd888:8",), _CPU["d4"], _CPU["d8"])
     there = "kirin970" if device in _A73 else "sd855plus"
@@ -107,33 +104,33 @@ def _ncnn_cpu(device: str) -> From:
 
 def _ncnn_gpu(device: str) -> From:
     if device in _OWN:
-        return From("ncnn", "gpu", ("sd888",))
+        return From("ncnn", "gpu", ("sd888",), own=True)
     there = "kirin970" if device in _MALI else "sd855plus"
     return From("ncnn", "gpu", (there,), _GPU[there], _GPU[device], 1.0 if device == "d1" else 0.5)
 
 
 def _tflite_cpu(device: str) -> From:
-    return From("tflite", "cpu", ("sd855:4",), _CPU["d1"], _CPU[device])
+    return From("tflite", "cpu", ("sd855:4",), _CPU["d1"], _CPU[device], own=device == "d1")
 
 
 def _tflite_gpu(device: str) -> From:
     if device in ("d3", "d7"):
-        return From("tflite", "gpu", ("adreno650",), _GPU["d3"], _GPU[device])
+        return From("tflite", "gpu", ("adreno650",), _GPU["d3"], _GPU[device], own=device == "d3")
     if device == "d4":
         return From("tflite", "gpu", ("adreno650",), _GPU["d3"], _GPU["d4"], 0.5)
-    return From("tflite", "gpu", ("adreno640",), _GPU["d1"], _GPU[device], 0.5)
+    return From("tflite", "gpu", ("adreno640",), _GPU["d1"], _GPU[device], 0.5, own=device == "d1")
 
 
 # The Kirins' DSPs have no delegate that an app could call, and are left out; d8 has none in the study.
 _DSP = {
     "d1": From("tflite", "hvx", ("hexagon698",), Peak(15.0, 44.0), Peak(7.0, 34.1), 0.5),
-    "d3": From("tflite", "hvx", ("hexagon698",)),
+    "d3": From("tflite", "hvx", ("hexagon698",), own=True),
     "d4": From("tflite", "htp", ("hexagon770", "htp_v69")),
-    "d7": From("tflite", "hvx", ("hexagon698",), Peak(15.0, 44.0), Peak(15.0, 44.0)),
+    "d7": From("tflite", "hvx", ("hexagon698",), own=True),
 }
 _NPU = {
     "d2": From("tflite", "npu", ("kirin810", "kirin990")),
-    "d5": From("tflite", "npu", ("kirin990_5g",)),
+    "d5": From("tflite", "npu", ("kirin990_5g",), own=True),
 }
 _HAS_NO_ROWS = {  # per (engine, group): numbers that no network in the rows sees
     ("tflite", "cpu"): "grouped_ms_per_gmac",
@@ -147,7 +144,7 @@ def _source(origin: From) -> tuple[Source, str]:
     rows = f"rows of hetrl/data/{origin.engine}_latencies.csv"
     if len(origin.silicon) > 1:
         return Source.SCALED, f"geometric mean of the fits to {silicon}, {rows}"
-    if origin.there == origin.here:
+    if origin.own:
         return Source.FITTED, f"{silicon}, {rows}"
     return Source.SCALED, f"fit to {silicon}, {rows}; rates by peak to the power {origin.exponent:g}"
 
@@ -192,33 +189,6 @@ def _link(host: Processor, accelerator: Processor, origin: From) -> Link:
     )
 
 
-@cache
-def measured_on(engine: str, group: str) -> dict[str, frozenset[str]]:
-    """Networks of a group's rows by silicon, nn-Meter's predictions left out."""
-    module = {"ncnn": ncnn, "tflite": tflite}[engine]
-    rows = [row for row in module.rows(module.GROUPS[group]) if "nnmeter" not in row.silicon]
-    return {s: frozenset(r.network for r in rows if r.silicon == s) for s in {r.silicon for r in rows}}
-
-
-def _known_networks(name: str, origins: Sequence[From]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Zoo networks that all processors were measured with: on their own silicon; on any, the former left out."""
-    own: list[frozenset[str]] = []
-    anywhere: list[frozenset[str]] = []
-    for origin in origins:
-        by_silicon = measured_on(name, origin.group)
-        fitted = _source(origin)[0] is Source.FITTED
-        own.append(by_silicon.get(origin.silicon[0], frozenset()) if fitted else frozenset())
-        anywhere.append(frozenset().union(*by_silicon.values()))
-    calibrated = tuple(n for n in ZOO_NETWORKS[name] if all(n in measured for measured in own))
-    seen = (n for n in ZOO_NETWORKS[name] if all(n in measured for measured in anywhere))
-    return calibrated, tuple(n for n in seen if n not in calibrated)
-
-
-@cache
-def _structure_hash(network: str) -> str:
-    return resolve_model(network).structure_hash
-
-
 def _engine(name: str, parts: list[tuple[str, str, tuple[str, ...], From]]) -> Engine:
     processors = tuple(
         Processor(
@@ -228,13 +198,7 @@ def _engine(name: str, parts: list[tuple[str, str, tuple[str, ...], From]]) -> E
     )
     host = processors[0]
     links = [_link(host, p, part[3]) for p, part in zip(processors[1:], parts[1:], strict=True)]
-    calibrated, seen = _known_networks(name, [origin for *_, origin in parts])
-    return Engine(
-        processors=processors,
-        links=tuple(links),
-        calibrated_models=tuple(_structure_hash(n) for n in calibrated),
-        seen_models=tuple(_structure_hash(n) for n in seen),
-    )
+    return Engine(processors=processors, links=tuple(links))
 
 
 def engine_sets(device_id: str) -> dict[str, Engine]:

@@ -24,7 +24,13 @@ Engine = Annotated[
     str | None, typer.Option("--engine", metavar="NAME", help="Engine set to plan in (the device's default).")
 ]
 Conditions = Annotated[
-    str, typer.Option("--condition", metavar="TEXT", help="The device's state: cold; cold,ui=90hz:3ms; cold,ui=none.")
+    str,
+    typer.Option(
+        "--condition",
+        metavar="TEXT",
+        help="The device's state: cold or sigma0 to sigma4, "
+        "then options: competitors=2, cache_hit=0.2, suspended=0.5, ui=90hz:3ms, ui=none; joined by commas.",
+    ),
 ]
 Agent = Annotated[str, typer.Option("--agent", metavar="NAME", help="The agent that learns.")]
 Budget = Annotated[int | None, typer.Option("--budget", metavar="N", help="Plans to measure at most (1000).")]

@@ -10,7 +10,11 @@ LARGEST = 1e9  # of any number in a device file
 
 
 class Source(StrEnum):
-    """How a number came about."""
+    """How a number came about.
+
+    Measured is also what a maker states of the device, or what its driver or specification lists, and what somebody
+    measured on the same silicon: the note says which.
+    """
 
     MEASURED = "measured"
     FITTED = "fitted"

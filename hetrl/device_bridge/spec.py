@@ -199,6 +199,9 @@ def decode_spec(data: bytes, where: str) -> DeviceSpec:
 
     :raises SpecError: naming the field.
     """
+    data = data.removeprefix(b"\xef\xbb\xbf")  # some editors write a byte-order mark
+    if not data.strip():
+        raise SpecError(f"{where} is no device file: it is empty", "`hetrl devices init FILE.toml` writes one")
     decode = msgspec.toml.decode if where.endswith(".toml") else msgspec.json.decode
     try:
         return decode(data, type=DeviceSpec)

@@ -13,8 +13,9 @@ from hetrl.device_bridge.spec import load_spec
 HEADER = """\
 # A device file of hetrl: `hetrl devices check THIS_FILE`, then `hetrl train --device THIS_FILE --model ...`.
 #
-# Every number is {value, source, note}. The source is measured (on this device), fitted (to its measurements),
-# scaled (from another device's, by a rule that the note gives) or assumed. The values below are those of a Xiaomi 9
+# Every number is {value, source, note}. The source is measured (on this device or its silicon, or stated by its maker),
+# fitted (to its measurements), scaled (from another device's, by a rule that the note gives) or assumed. Predictions
+# for a file without an `errors` table have no interval. The values below are those of a Xiaomi 9
 # (Snapdragon 855) and are only assumed for any other phone: replace what you know, and leave the rest.
 """
 

@@ -26,6 +26,7 @@ HEADER = (
     "speedup_over_single", "gap_to_exact", "accuracy_drop_pct", "frame_drop_rate", "peak_memory_mb", "model_size_mb",
     "energy_mj", "fallback_ratio", "processors", "utilization", "keeps_budgets", "evidence", "error",
 )  # fmt: skip
+DARKEST = 2.5  # speed-up with the darkest colour; pictures of several sweeps compare
 
 
 def write_sweep(sweep: Sweep, folder: Path) -> list[Path]:
@@ -246,10 +247,9 @@ def draw_heatmap(sweep: Sweep, path: Path) -> None:
             hand = best_hand(pair.comparison.rows)
             speedups[place] = best.speedup_over_single or np.nan
             words += f"\n{hand.policy if hand else best.policy}"
-        axes.text(place[1], place[0], words, ha="center", va="center", fontsize=6.5)
-    image = axes.imshow(
-        speedups, cmap="Blues", aspect="auto", vmin=1.0, vmax=max(2.5, np.nanmax([1.0, *speedups.flat]))
-    )
+        color = "white" if speedups[place] > 1.0 + 0.6 * (DARKEST - 1.0) else "black"
+        axes.text(place[1], place[0], words, ha="center", va="center", fontsize=6.5, color=color)
+    image = axes.imshow(speedups, cmap="Blues", aspect="auto", vmin=1.0, vmax=DARKEST)
     axes.set_xticks(range(len(devices)), devices)
     axes.set_yticks(range(len(models)), models)
     axes.set_title(f"{sweep.engine or 'default engines'}, {sweep.condition} ({evidence_words(sweep)})", fontsize=9)

@@ -80,10 +80,15 @@ class HandPolicy:
 
         lacking = self._lacks(device)
         if lacking is not None:
-            other = self.runtime != device.engine_name and self.runtime in device.spec.engines
+            wanted = [
+                name
+                for name, engine in device.spec.engines.items()
+                if self.runtime in (None, name) and set(self.units) <= {p.unit for p in engine.processors}
+            ]
+            useful = [name for name in wanted if name != device.engine_name]
             raise UsageError(
                 f"policy {self.id!r} needs {lacking}, which {device.spec.id} ({device.engine_name}) lacks",
-                f"choose --engine {self.runtime}" if other else "`hetrl devices` lists processors",
+                f"choose --engine {useful[0]}" if useful else "`hetrl devices` lists processors",
             )
         proposal = self.propose(device)
         return plan_of(

@@ -325,7 +325,9 @@ class _Walk:
             slowest = np.maximum(slowest, time / batch.duty[p])
         step = slowest * (1.0 + model.contention[option])
         if self._tables.stall_ms is not None:
-            step = step + self._tables.stall_ms[batch.memory[k], k, option, 0]
+            stall = self._tables.stall_ms[batch.memory[k], k, option, 0]
+            self.busy[model.host] += stall  # the CPU does what is suspended
+            step = step + stall
         return step
 
     def return_outputs(self) -> None:
