@@ -23,6 +23,26 @@ OFFLINE_MEAN_PCT, OFFLINE_MAX_PCT = 52.7, 126.0  # the study's offline profilers
 RESNET50_CPU_MS, RESNET50_OPERATORS = 60.0, 54  # the study's Figure 4 case: what a slice per operator is derived from
 
 
+# ruff: noqa: E501 (rows of a table)
+GRAMMAR = """\
+## What can be said, and what it does
+
+`STATE[,OPTION...]`: `cold` (the default) or `sigma0` to `sigma4`, then any of
+
+| option | what it does |
+|---|---|
+| `sigma0`, `sigma1`, `sigma2` | heat: GPU times grow by `heat_30`, `heat_60`, `heat_70`; where CPU and GPU work together by that to the power `gamma`, since both step down |
+| `cache_hit=0.2` (`sigma3`) | the GPU slows down by `cache_slope` at a hit rate of 0.2, linearly in what is lost; with the CPU `cache_shared` times as much |
+| `suspended=0.5` (`sigma4`) | this share of every accelerated operator is left to the CPU, `fallback_slowdown` times slower than its full team of threads, plus `suspension_ms` an operator |
+| `competitors=2` | each makes GPU and DSP times longer by `competitor_gpu`, `competitor_dsp`; the CPU is shared with them, and each operator waits a `competitor_slice_ms` for each |
+| `ui=90hz:3ms`, `ui=none` | the screen: frames per second and GPU time a frame (60 Hz and 4 ms if nothing is said) |
+
+The numbers are in `hetrl/data/condition_effects.json`: six are fitted to the table, `heat_30` to its column sigma0, the
+competitors' to three factors that the study's text gives for ResNet-50 beside three of them (10.2, 2.1, 1.8); a network
+with longer operators on the CPU therefore grows less than 10.2 times.
+""".split("\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true")
@@ -50,8 +70,10 @@ def main() -> None:
             for p, row in held_out
         ),
         "",
-        "Errors of the second table are held out: no fit saw its model.",
+        "Errors of the second table are held out: no fit saw its model. They start from a model's own cold latencies",
+        "(CoDL's rows, or the study's sigma0); hetrl's own answers have their cold errors on top.",
         "",
+        *GRAMMAR,
     ]
     print("\n".join(lines))
     if write:

@@ -178,8 +178,8 @@ def htp() -> list[str]:
 INTRO = """\
 # Operator support and fallback
 
-Made by `python experiments/support.py --write`. `hetrl measure` lists every operator that the processor refuses which a
-plan puts it on, with the reason and what it costs; this page says where the rules come from and how far they can be trusted.
+Made by `python experiments/support.py --write`. `hetrl measure` lists every operator that is refused where a plan puts
+it, with the reason and what it costs; this page says where the rules come from and how far they can be trusted.
 """
 RULES = """\
 One row per operator is in `hetrl/data/operator_support.csv`, by the runtime's own name. What a list does not name
