@@ -56,7 +56,7 @@ class Execution:
 
 @dataclass(frozen=True)
 class Run:
-    """What happened. `horizon_ms` is when the last request ended, or the duration if that is later."""
+    """What happened. `horizon_ms` is when the last piece of work ended, or the duration if that is later."""
 
     requests: tuple[Request, ...]
     executions: tuple[Execution, ...]
@@ -154,7 +154,7 @@ def simulate(
             arrived += 1
         scheduler(state)
         _start(state)
-    ends = (r.end_ms for r in requests if r.end_ms is not None)
+    ends = (execution.end_ms for execution in executions)  # those of requests that were dropped later among them
     return Run(tuple(requests), tuple(executions), max([duration_ms, *ends]))
 
 
