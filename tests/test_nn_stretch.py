@@ -355,12 +355,13 @@ def test_competitors_slow_the_host_branch_down_and_with_it_all() -> None:
     assert cold < latency_ms(device, single) and loaded > dsp
 
 
-def test_the_tuner_lists_them_and_is_never_worse_than_those_that_it_may_choose() -> None:
-    strict = hetrl.tune("resnet50", "d1", budget=14)
-    free = hetrl.tune("resnet50", "d1", budget=14, objective=Objective(max_accuracy_drop_pct=5))
-    for result, keeps in ((strict, False), (free, True)):
+def test_the_tuner_lists_them_and_never_chooses_them() -> None:
+    """They change the network, whatever accuracy may cost."""
+    for points in (0.0, 5.0):
+        result = hetrl.tune("resnet50", "d1", budget=30, objective=Objective(max_accuracy_drop_pct=points))
         (row,) = (r for r in result.rows if r.policy == POLICIES[0])
-        assert row.keeps_budgets == keeps and 0 < row.accuracy_drop_pct < 5
-        assert result.best_hand is not None and result.latency_ms <= result.best_hand.latency_ms
-    assert free.best_hand is not None and free.best_hand.policy == POLICIES[0]
-    assert strict.best_hand is not None and strict.best_hand.policy not in POLICIES
+        assert not row.keeps_budgets and 0 < row.accuracy_drop_pct < 5
+        assert "trained anew" in (row.breaks or "")
+        assert not result.plan.stretched
+        assert result.best_hand is not None and result.best_hand.policy not in POLICIES
+        assert result.latency_ms <= result.best_hand.latency_ms
