@@ -118,7 +118,7 @@ def main() -> None:
             phones, asked.models, out=out.with_name(f"{out.name}-ncnn"), jobs=asked.jobs, engine="ncnn",
             condition=asked.condition, watch=tell,
         )  # fmt: skip
-        text += "\n".join(shipped(swept, ncnn))
+        text = "\n".join([text.rstrip(), "", *shipped(swept, ncnn)])
     print(text)
     if swept.interrupted:
         sys.exit(130)
