@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import hetrl
+from hetrl.agents.policies import find_policy
 from hetrl.calibration.conditions import NAMES, Profile, errors, fit, leave_one_model_out, profiles
 from hetrl.condition import STATES, Condition, Ui, parse_condition
 from hetrl.device_bridge.registry import open_device
@@ -92,6 +93,19 @@ def test_suspended_operators_cost_accelerated_plans_alone() -> None:
     assert latency_ms("mace_cpu", "sigma0,suspended=0.5") == latency_ms("mace_cpu", "sigma0")
     assert latency_ms("mace_cpu", "sigma4") == latency_ms("mace_cpu", "sigma0")
     assert latency_ms("mace_gpu_image", "sigma4") > 1.3 * latency_ms("mace_gpu_image", "sigma0")
+
+
+@pytest.mark.filterwarnings("error")
+def test_suspended_work_is_done_by_the_cpu_and_costs_its_energy(device: SurrogateDevice) -> None:
+    plan = find_policy("mace_gpu_image").plan(device)
+    rows = [device.measure(plan, parse_condition(text)) for text in ("cold", "suspended=0.5", "suspended=1")]
+    cpu = [row.utilization[0].busy for row in rows]
+    assert cpu == sorted(cpu) and cpu[0] == 0 and cpu[2] > 0.9
+    energy = [row.energy_mj or 0.0 for row in rows]
+    assert energy == sorted(energy)
+    alone = device.measure(find_policy("mace_cpu").plan(device), parse_condition("cold"))
+    assert energy[2] > (alone.energy_mj or 0.0)
+    assert not np.isnan(device.cost_model(condition=parse_condition("suspended=1")).tables.time_ms).any()
 
 
 def test_competition_grows_as_the_study_says(device: SurrogateDevice) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hetrl.agents.policies import find_policy
+from hetrl.agents.policies import codl_rule, find_policy
 from hetrl.condition import Condition, Ui
 from hetrl.device_bridge.spec import GpuCost
 from hetrl.device_bridge.surrogate.device import SurrogateDevice
@@ -94,7 +94,7 @@ def rate_pct(device: SurrogateDevice, policy: str, window: int, duty: float = 1.
 
 # Another operator model of d1, 60 Hz, 4 ms of GPU a frame: latency, GPU busy %, drops in % for W = 1, 2, 3, and more.
 # It and this one were fitted apart, to the same phone; orders between rows must hold all the same. CoDL's planner there
-# waits 0.54 ms for a split, not its own 1 ms, so it leaves fewer long kernels to the GPU alone.
+# knows what a split waits (0.54 ms) where CoDL's own takes 1 ms and leaves more long kernels to the GPU alone.
 FIGURE_5 = {
     "mace_gpu_buffer": (681, 100, (73, 89, 99, 100)),
     "mace_gpu_image": (220, 99, (31, 61, 85, 98)),
@@ -102,9 +102,15 @@ FIGURE_5 = {
     "codl_buffer": (377, 95, (47, 58, 64, 64)),
     "codl_image": (139, 82, (6, 12, 18, 26)),
 }
-LATENCY_TOLERANCE, TOLERANCE_PCT = 0.07, 12.0  # the second in percentage points
+LATENCY_TOLERANCE, TOLERANCE_PCT = 0.07, 9.0  # the second in percentage points
 
 
+@pytest.fixture
+def planner_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(codl_rule, "PLANNED_SYNC_MS", D1.engine().links[0].sync_ms.value)
+
+
+@pytest.mark.usefixtures("planner_of_the_table")
 @pytest.mark.parametrize("policy", FIGURE_5)
 def test_vgg16_on_d1_drops_the_frames_of_the_table(vgg16: SurrogateDevice, policy: str) -> None:
     latency, busy_pct, drops_pct = FIGURE_5[policy]
@@ -147,6 +153,10 @@ def test_drops_fall_with_the_cap_in_a_line(vgg16: SurrogateDevice) -> None:
         full = rate_pct(vgg16, policy, window)
         for duty in (0.9, 0.75, 0.5, 0.25, 0.1):
             assert rate_pct(vgg16, policy, window, duty) == pytest.approx(full * duty, rel=0.02)
-    # A cap on the GPU of a split leaves the CPU's time: half the cap, a bit more than half the frames.
-    full = rate_pct(vgg16, "codl_image", 16)
-    assert full / 2 < rate_pct(vgg16, "codl_image", 16, 0.5) < 0.6 * full
+
+
+@pytest.mark.usefixtures("planner_of_the_table")
+def test_half_the_cap_of_a_split_drops_a_bit_more_than_half_the_frames(vgg16: SurrogateDevice) -> None:
+    full, capped = rate_pct(vgg16, "codl_image", 16), rate_pct(vgg16, "codl_image", 16, 0.5)
+    assert capped == pytest.approx(14, abs=3)
+    assert full / 2 < capped < 0.6 * full  # the CPU's time is left

@@ -60,9 +60,6 @@ def study_effects() -> ConditionEffects:
     return msgspec.json.decode(data, type=ConditionEffects)
 
 
-SMALLEST = 1e-9  # share of its work that a suspended accelerator keeps, so that what is impossible stays so
-
-
 def load_of(condition: Condition) -> Condition:
     """What of a condition changes times: all but the user interface. Equal loads compare equal; `COLD` has none."""
     hit, suspended = condition.effective_cache_hit, condition.effective_suspended
@@ -115,5 +112,5 @@ def _suspended(tables: Tables, cpu: int, share: float, effects: ConditionEffects
     stall = share * effects.fallback_slowdown.value / warm * alone + effects.suspension_ms.value
     stall = np.where(alone > 0, stall, 0.0)[:, :, None, None] * accelerated[None, None, :, None]
     left = np.where(accelerated, 1 - share, 1.0)[None, None, :, None, None]
-    time = np.where(np.isfinite(tables.time_ms), tables.time_ms * np.maximum(left, SMALLEST), np.inf)
+    time = np.multiply(tables.time_ms, left, out=tables.time_ms.copy(), where=np.isfinite(tables.time_ms))
     return replace(tables, time_ms=time, stall_ms=stall)

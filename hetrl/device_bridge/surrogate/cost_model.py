@@ -247,7 +247,7 @@ class _Walk:
         drained = (moved > 0) | ~model.feeds_queue[option]
         begin = self.elapsed
         if self._overlaps:
-            begin, step, drained = self._side_by_side(k, option, moved, step)
+            begin, step, drained = self._side_by_side(k, moved, step, drained)
         if k:
             self.kernels.stops_queue(k, drained)
         if k + 1 < len(self._work.items):
@@ -277,19 +277,18 @@ class _Walk:
             beside |= ~there & (np.tensordot(apart, there.astype(np.float32), axes=1) > 0)
         return beside
 
-    def _side_by_side(self, k: int, option: Ints, moved: Floats, step: Floats) -> tuple[Floats, Floats, Bools]:
+    def _side_by_side(self, k: int, moved: Floats, step: Floats, drained: Bools) -> tuple[Floats, Floats, Bools]:
         """When a position begins, how long it works, and whether the accelerator's queue runs empty before it."""
-        batch, model = self._batch, self._model
+        batch, model, option = self._batch, self._model, self._batch.option[k]
         idle = np.where(model.uses[:, option], self._free, 0.0).max(axis=0)
         begin = idle.copy()
         for read in self._work.items[k].reads:
             begin = np.maximum(begin, self._ready[read.tensor])
         slowed = np.where(self._beside[k] & ~model.split[option], step * (1.0 + model.side_by_side), step)
-        draws = model.feeds_queue[option]
         return (
             np.where(batch.overlap, begin, self.elapsed),
             np.where(batch.overlap, slowed, step),
-            np.where(batch.overlap, draws & ((moved > 0) | (begin > idle)), (moved > 0) | ~draws),
+            np.where(batch.overlap, model.feeds_queue[option] & ((moved > 0) | (begin > idle)), drained),
         )
 
     def _operands(self, k: int, option: Ints, offset: Ints, home: Ints) -> Floats:

@@ -1,4 +1,4 @@
-"""OpenVINO's default partitioning, registered; its rule is in `priority_rule`."""
+"""ONNX Runtime's and OpenVINO's default partitionings, registered; their rule is in `priority_rule`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,16 @@ def _propose(device: SurrogateDevice) -> Proposal:
 
     return Proposal(greedy_schedule(device.cost_model().tables), device.options)
 
+
+ort_greedy = HandPolicy(
+    id="ort_greedy",
+    family="ort",
+    granularity="subgraph",
+    source="microsoft/onnxruntime",
+    summary="each execution provider, accelerators first, claims all operators that it takes; ignores all costs",
+    units=("cpu",),
+    propose=_propose,
+)
 
 openvino_hetero = HandPolicy(
     id="openvino_hetero",
