@@ -132,7 +132,7 @@ def table_2_text(found: Sequence[Table2Found]) -> list[str]:
     ]
     memory = [
         (row.method, row.memory_mb, f"{size:.2f}", _memory_word(row.method, said), f"{arena:.1f}",
-         f"{row.accuracy_pct} %", "not predicted" if accuracy is None else f"{accuracy:.2f} %")
+         f"{row.accuracy_pct} %", f"{accuracy:.2f} %")
         for row, size, arena, said, accuracy in sizes
     ]  # fmt: skip
     return [
@@ -148,7 +148,8 @@ def table_2_text(found: Sequence[Table2Found]) -> list[str]:
         ),
         *filled(
             "The published memory is that of the weights; activations are not in it. Pruning's and low rank's are "
-            "fitted, and so is pruning's accuracy (`hetrl.accuracy`). For the last row the phone would have to hold "
+            "fitted, and so is their accuracy (`hetrl.accuracy`, `hetrl.optimize.low_rank`), which is predicted for "
+            "any other network or share. For the last row the phone would have to hold "
             f"its weights in two bytes each ({sizes[-1][1] / 2:.2f} MB): memory allocation reuses activations "
             f"({sizes[-1][2]:.1f} instead of {sizes[-2][2]:.1f} MB), and no weights."
         ),

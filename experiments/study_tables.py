@@ -39,7 +39,7 @@ from hetrl.graph.fusion import fuse
 from hetrl.graph.reader import graph_from_model
 from hetrl.graph.shapes import type_graph
 from hetrl.optimize.fusion import Decision, Dnnfusion, kernels, pair_decisions, unfused
-from hetrl.optimize.low_rank import low_rank
+from hetrl.optimize.low_rank import low_rank, low_rank_drop_pct
 from hetrl.optimize.memory import allocate, lifetimes
 from hetrl.optimize.reuse import Reuse, ReuseFit, by_group, steps_ms, stream_ms, study_rows
 from hetrl.zoo.networks import blueprint
@@ -176,7 +176,7 @@ def _table_2_finding(row: Table2Row, method: Method, factors: dict[str, float]) 
     ours = ", ".join(f"x {value:.2f} ({engine})" for engine, value in factors.items())
     holds = bool(factors) and all(agrees(value, [factor]) for value in factors.values())
     fitted = {
-        "low_rank": "the rank, to the memory column",
+        "low_rank": "the rank, to the memory column, and the accuracy, to that of low rank alone",
         "pruning": "the share of channels and the accuracy, to this row's memory and accuracy",
     }
     parts = [text for key, text in fitted.items() if key in row.method]
@@ -226,15 +226,15 @@ def _why_not(method: Method, factor: float) -> str:
     )
 
 
-def table_2_memory() -> list[tuple[Table2Row, float, float, Verdict, float | None]]:
-    """(row, weights MB, activations MB, verdict on the weights, accuracy % where it can be predicted)."""
+def table_2_memory() -> list[tuple[Table2Row, float, float, Verdict, float]]:
+    """(row, weights MB, activations MB, verdict on the weights, predicted accuracy %)."""
     rows = []
     for row, method in zip(facts().table2, METHODS, strict=True):
         size = weights_mb(method)
-        accuracy = None
-        if not method.low_rank:
-            drop = predicted_accuracy_drop_pct(MEASURED_RATIO if method.pruned else 0.0)
-            accuracy = facts().table2[0].accuracy_pct - drop
+        drop = predicted_accuracy_drop_pct(MEASURED_RATIO if method.pruned else 0.0)
+        if method.low_rank:
+            drop += low_rank_drop_pct(size / weights_mb(METHODS[0]))
+        accuracy = facts().table2[0].accuracy_pct - drop
         rows.append((row, size, arena_mb(method), verdict(agrees(size, [row.memory_mb])), accuracy))
     return rows
 

@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hetrl.api import compare, load_model, measure, sweep, tune
+    from hetrl.api import compare, load_model, measure, search, sweep, tune
     from hetrl.device_bridge.registry import open_device
     from hetrl.errors import HetrlError
     from hetrl.objective import Objective
@@ -34,6 +34,7 @@ _HOME = {
     "load_plan": "hetrl.plan",
     "measure": "hetrl.api",
     "open_device": "hetrl.device_bridge.registry",
+    "search": "hetrl.api",
     "sweep": "hetrl.api",
     "tune": "hetrl.api",
 }
@@ -52,6 +53,7 @@ __all__ = [
     "load_plan",
     "measure",
     "open_device",
+    "search",
     "sweep",
     "tune",
 ]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from hetrl.errors import RunError, UsageError
+from hetrl.errors import UsageError
 from hetrl.objective import Objective
 from hetrl.plan import Plan, load_plan
 from hetrl.progress import Progress, Silent
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 DEFAULT_BUDGET = 1000
 DEFAULT_AGENT = "maskable-ppo"
+DEFAULT_SAMPLER = "tpe"
 InputShapes = Mapping[str, tuple[int, ...]]
+Settings = Mapping[str, Any] | str | Path | None
 
 
 def tune(
@@ -30,6 +32,7 @@ def tune(
     engine: str | None = None,
     condition: str = "cold",
     agent: str = DEFAULT_AGENT,
+    settings: Settings = None,
     budget: int = DEFAULT_BUDGET,
     seed: int = 0,
     objective: Objective = Objective(),
@@ -39,57 +42,63 @@ def tune(
     resume: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Result:
-    """Find a plan for a model on a device.
+    """Find a plan for a model on a device with an agent that learns.
 
     :param model: zoo name, or path of an ONNX file.
     :param device: name, device file, or address.
     :param condition: the device's state, `cold,ui=60hz:4ms`.
+    :param settings: settings of the agent by name, or a TOML or JSON file of them, in place of what suits the budget.
     :param budget: distinct plans that may be measured, seeds included.
     :param seeds: evaluate hand policies and the exact plan first; without them, learning is judged by itself.
     :param out: folder for the run; None writes nothing.
     :param resume: folder of a run to continue; what it measured is not measured again.
     :raises HetrlError: a mistake in one of the arguments, or budgets that no plan keeps (`Infeasible`).
     """
-    import hetrl
-    from hetrl.agents.problem import Problem
-    from hetrl.agents.run_folder import Config, RunFolder
-    from hetrl.agents.tuner import Search, run_search
+    from hetrl.agents.base import Kind
+    from hetrl.agents.start import start
+    from hetrl.agents.tuner import Search
 
-    search = Search(agent, budget, seed, seeds)
-    if out is not None and resume is not None:
-        raise UsageError("a run is either new (out) or resumed", "give one of --out and --resume")
-    problem = Problem.of(
-        model, device, engine=engine, condition=condition, objective=objective, input_shapes=input_shapes
-    )
-    config = Config(
-        model=model,
-        input_shapes=dict(input_shapes or {}),
-        device=device,
-        engine=problem.planner.engine_name,
-        condition=str(problem.condition),
-        objective=objective,
-        agent=agent,
-        budget=budget,
-        seed=seed,
-        seeds=seeds,
-        hetrl=hetrl.__version__,
-    )
-    problem.reference_ms  # noqa: B018 - whatever cannot be tuned fails before a folder is made
-    folder = None
-    if resume is not None:
-        folder = RunFolder.open(Path(resume))
-        _check_same(folder.read_config(), config, folder.path)
-    elif out is not None:
-        folder = RunFolder.create(Path(out))
-    return run_search(problem, search, folder, config, progress or Silent())
+    wanted = Search(agent, budget, seed, seeds, Kind.AGENT, _settings(settings))
+    about = (model, device, engine, condition, objective, input_shapes)
+    return start(wanted, *about, out=out, resume=resume, progress=progress)
 
 
-def _check_same(earlier: object, now: object, path: Path) -> None:
-    """A resumed run may change its budget and nothing else."""
-    for name in ("model", "input_shapes", "device", "engine", "condition", "objective", "agent", "seed", "seeds"):
-        before, wanted = getattr(earlier, name), getattr(now, name)
-        if before != wanted:
-            raise RunError(f"{path} was run with {name} {before!r}, not {wanted!r}", "resume it with the same options")
+def search(
+    model: str,
+    device: str,
+    *,
+    engine: str | None = None,
+    condition: str = "cold",
+    sampler: str = DEFAULT_SAMPLER,
+    settings: Settings = None,
+    budget: int = DEFAULT_BUDGET,
+    seed: int = 0,
+    objective: Objective = Objective(),
+    seeds: bool = True,
+    input_shapes: InputShapes | None = None,
+    out: str | Path | None = None,
+    resume: str | Path | None = None,
+    progress: Progress | None = None,
+) -> Result:
+    """Find a plan for a model on a device with a search that does not learn a policy.
+
+    :param sampler: what proposes plans; all else is as for `tune`.
+    """
+    from hetrl.agents.base import Kind
+    from hetrl.agents.start import start
+    from hetrl.agents.tuner import Search
+
+    wanted = Search(sampler, budget, seed, seeds, Kind.SAMPLER, _settings(settings))
+    about = (model, device, engine, condition, objective, input_shapes)
+    return start(wanted, *about, out=out, resume=resume, progress=progress)
+
+
+def _settings(given: Settings) -> Mapping[str, Any]:
+    from hetrl.agents.settings import read_settings
+
+    if given is None:
+        return {}
+    return read_settings(Path(given)) if isinstance(given, str | Path) else given
 
 
 def measure(
@@ -109,7 +118,7 @@ def measure(
     """
     from hetrl.agents.policies import find_policy
     from hetrl.agents.problem import Problem
-    from hetrl.agents.rows import measured_row
+    from hetrl.agents.rows import bounded, certified, measured_row
 
     if (policy is None) == (plan is None):
         raise UsageError("a measurement is of a policy or of a plan", "give one of --policy and --plan")
@@ -121,7 +130,10 @@ def measure(
     name = policy or (str(plan) if not isinstance(plan, Plan) else "plan")
     if chosen is None:
         chosen = hand.plan(problem.planner) if hand is not None else problem.optimal_plan()
-    return measured_row(name, chosen, problem.device, problem.condition, objective)
+    row = measured_row(name, chosen, problem.device, problem.condition, objective)
+    if policy == "exact" and problem.knows_optimum:
+        return bounded(row, problem.optimum.bound_ms)
+    return certified(row, chosen.expected, problem.condition)
 
 
 def compare(

@@ -19,6 +19,8 @@ from hetrl.errors import PlanError
 
 SCHEMA: Literal["hetrl.plan/1"] = "hetrl.plan/1"
 DEFAULT_QUEUE_WINDOW = 16  # what MACE's documentation suggests for opencl_queue_window_size
+QUEUE_WINDOW_RANGE = (1, 1024)
+SLICE_MS_RANGE = (0.01, 1000.0)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 PROCESSOR_ID = re.compile(r"[a-z0-9_.-]+/[a-z0-9_.-]+/[a-z0-9_.-]+")
 
@@ -115,7 +117,11 @@ class Evidence(StrEnum):
 
 
 class Expected(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What the plan's maker saw under `condition`."""
+    """What the plan's maker saw under `condition`.
+
+    :param bound_ms: proven lower bound on every plan that the maker's budgets and search space allowed, the plan's own
+        latency if it is optimal; None where none is known.
+    """
 
     condition: str
     latency_ms: float
@@ -124,9 +130,18 @@ class Expected(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     peak_memory_mb: float
     energy_mj: float | None
     evidence: Evidence
+    bound_ms: float | None = None
 
     def __post_init__(self) -> None:
-        _make_floats(self, "latency_ms", "accuracy_drop_pct", "frame_drop_rate", "peak_memory_mb", "energy_mj")
+        if self.bound_ms is not None and not (math.isfinite(self.bound_ms) and self.bound_ms > 0):
+            raise PlanError("expected.bound_ms", f"{self.bound_ms} is no bound on a latency")
+        names = ("latency_ms", "accuracy_drop_pct", "frame_drop_rate", "peak_memory_mb", "energy_mj", "bound_ms")
+        _make_floats(self, *names)
+
+    @property
+    def gap(self) -> float | None:
+        """(latency - bound) / bound: 0 if the plan is optimal, None without a bound."""
+        return None if self.bound_ms is None else (self.latency_ms - self.bound_ms) / self.bound_ms
 
 
 class MadeBy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -179,10 +194,12 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         if not (math.isfinite(self.compression.prune_ratio) and 0 <= self.compression.prune_ratio < 1):
             raise PlanError("compression.prune_ratio", f"{self.compression.prune_ratio} is not in [0, 1)")
         _check_caps(self.caps)
-        if self.queue_window is not None and not 1 <= self.queue_window <= 1024:
-            raise PlanError("queue_window", f"{self.queue_window} is not in 1 to 1024")
-        if self.kernel_slice_ms is not None and not 0.01 <= self.kernel_slice_ms <= 1000:
-            raise PlanError("kernel_slice_ms", f"{self.kernel_slice_ms} is not in 0.01 to 1000 ms")
+        low, high = QUEUE_WINDOW_RANGE
+        if self.queue_window is not None and not low <= self.queue_window <= high:
+            raise PlanError("queue_window", f"{self.queue_window} is not in {low} to {high}")
+        shortest, longest = SLICE_MS_RANGE
+        if self.kernel_slice_ms is not None and not shortest <= self.kernel_slice_ms <= longest:
+            raise PlanError("kernel_slice_ms", f"{self.kernel_slice_ms} is not in {shortest:g} to {longest:g} ms")
         _make_floats(self, "kernel_slice_ms")
 
     @property

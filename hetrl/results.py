@@ -10,6 +10,8 @@ from hetrl.explanation import Explanation
 from hetrl.measurement import Fallback, SegmentTiming
 from hetrl.plan import Evidence, Plan
 
+OPTIMAL_WITHIN = 1e-9  # of a proven bound: sums taken in another order
+
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
     """One plan on one device under one condition: a line of `compare`, the document of `measure`.
@@ -20,7 +22,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     :param keeps_budgets: whether accuracy and frame drops are inside the run's budgets.
     :param breaks: which budgets it breaks and by how much, in words.
     :param speedup_over_single: how many times as fast as the fastest hand policy on one processor; `gap_to_exact` is
-        (latency - bound) / bound, for plans that keep the budgets. Both are known in comparisons only.
+        (latency - bound) / bound, for plans that keep the budgets. Both are known in comparisons; the gap also of a
+        measured exact plan, and of a plan file that still does what it promised.
     :param error: why there are no numbers, None where there are.
     """
 

@@ -132,7 +132,7 @@ def test_nothing_is_delegated_where_no_partition_is_large_enough() -> None:
 def test_ncnn_falls_back_layer_by_layer() -> None:
     spec = with_engine("ncnn", refusing(D3.engine("ncnn"), UNSUPPORTED))
     device = SurrogateDevice(spec, two_partitions())
-    cpu, gpu = (find_policy(name).plan(device) for name in ("ncnn_cpu", "ncnn_gpu"))
+    cpu, gpu = (find_policy(name).plan(device) for name in ("ncnn_default", "ncnn_gpu"))
     assert cpu.processors == ("cpu/ncnn/fp16",) and gpu.processors == ("gpu/ncnn/fp16",)
     assert not measured(device, cpu).fallbacks
     assert [f.node for f in measured(device, gpu).fallbacks] == [refused_node(device)]
@@ -149,6 +149,8 @@ def test_each_runtimes_own_policies_apply_to_it_alone(name: str, engine: str) ->
     units = {p.unit for p in device.engine.processors}
     if engine == "mace":
         own = {"mace_cpu", "mace_gpu_buffer", "mace_gpu_image", "codl_buffer", "codl_image", "mulayer"}
+    elif engine == "ncnn":
+        own = {"ncnn_default", "ncnn_gpu"}
     else:
         own = {f"{engine}_{unit}" for unit in units}
     assert able == own

@@ -16,8 +16,8 @@ from hetrl.agents.exact import Exact, exact
 from hetrl.agents.policies import policy_catalog
 from hetrl.agents.problem import Problem
 from hetrl.agents.rows import measured_row
-from hetrl.condition import Condition, Ui
-from hetrl.device_bridge.spec import DeviceSpec
+from hetrl.condition import Condition, Ui, parse_condition
+from hetrl.device_bridge.spec import DeviceSpec, load_spec
 from hetrl.device_bridge.surrogate.device import SurrogateDevice
 from hetrl.device_bridge.surrogate.tables import engine_options
 from hetrl.envs import space as space_module
@@ -28,6 +28,7 @@ from hetrl.graph import OperatorGraph
 from hetrl.objective import Objective
 from hetrl.plan import Axis
 from hetrl.testing.models import UNSUPPORTED, random_decisions, random_graph
+from hetrl.zoo.catalog import catalog
 from hetrl.zoo.resolve import resolve_model
 from tests.surrogate_help import COLD, D1, measured, with_cost
 
@@ -232,12 +233,26 @@ def problem(request: pytest.FixtureRequest) -> Problem:
     return Problem(device, device, COLD, FASTEST)
 
 
-def test_exact_of_the_zoo_is_proven_quickly(problem: Problem) -> None:
+@pytest.mark.parametrize("name", [entry.name for entry in catalog()])
+def test_exact_of_the_zoo_is_proven_quickly(name: str) -> None:
+    device = SurrogateDevice(D1, resolve_model(name))
+    problem = Problem(device, device, COLD, FASTEST)
+    space = problem.space
     begin = time.process_time()
-    best: Exact = exact(problem.space, FASTEST, COLD)
+    best: Exact = exact(space, FASTEST, COLD)
     assert time.process_time() - begin < 2.0  # well below a second on an idle machine
     assert best.proven
-    assert measured(problem.planner, problem.optimal_plan()).latency_ms == best.latency_ms
+    assert measured(device, problem.optimal_plan()).latency_ms == best.latency_ms
+
+
+def test_hot_branches_side_by_side_are_proven() -> None:
+    """The GPU is throttled to the CPU's speed, so that sharing the pyramid's branches pays, and is hard to prove."""
+    pytest.importorskip("ortools", reason="the extra `exact` is not installed")
+    space = PlanSpace(SurrogateDevice(load_spec("d2"), resolve_model("retinaface")), FASTEST)
+    hot = parse_condition("sigma2")
+    best = exact(space, FASTEST, hot)
+    assert best.proven and best.schedule is not None and best.schedule.overlap
+    assert best.latency_ms < exact_module.additive(space, FASTEST, hot).latency_ms
 
 
 def test_no_hand_policy_beats_exact(problem: Problem) -> None:

@@ -17,7 +17,7 @@ import torch
 
 import hetrl
 from hetrl import plugins
-from hetrl.agents.base import AgentRun
+from hetrl.agents.base import AgentRun, Method, NoSettings
 from hetrl.agents.problem import Problem
 from hetrl.agents.trials import TrialLog, read_trials
 from hetrl.agents.tuner import Search, run_search
@@ -185,7 +185,7 @@ def _dropping(measurement: Measurement) -> Measurement:
 
 
 def test_agent_of_a_third_party(monkeypatch: pytest.MonkeyPatch) -> None:
-    def one_plan(run: AgentRun) -> None:
+    def one_plan(run: AgentRun, settings: NoSettings) -> None:
         run.ledger.measure(problem.setting_plan, run.name)
 
     class _Problem(Problem):
@@ -194,8 +194,9 @@ def test_agent_of_a_third_party(monkeypatch: pytest.MonkeyPatch) -> None:
             return self.hand_plans()[0][1]
 
     problem = _Problem.on(open_device("d1", hetrl.load_model("resnet18")), Condition(), Objective())
+    method = Method("one plan", NoSettings, lambda budget: NoSettings(), one_plan)
     monkeypatch.setattr(plugins, "names", lambda group: ("one-plan",))
-    monkeypatch.setattr(plugins, "load", lambda group, name, kind, command: one_plan)
+    monkeypatch.setattr(plugins, "load", lambda group, name, kind, command: method)
     result = run_search(problem, Search("one-plan", 10, 0, seeds=False), None, None, Silent())
     assert result.plan.made_by is not None and result.plan.made_by.search == "one-plan"
     assert result.evaluations == 2  # the reference and one plan

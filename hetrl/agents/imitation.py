@@ -12,19 +12,29 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from sb3_contrib import MaskablePPO
 
 Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Episode:
-    """One plan as it was decided: (T, F) observations, (T,) actions, (T, A) masks."""
+    """One plan as it was decided: (T, F) observations, (T,) actions, (T, A) masks of legal ones if there are any."""
 
     cost_ms: float
     observations: Floats
-    actions: npt.NDArray[np.int64]
-    masks: npt.NDArray[np.bool_]
+    actions: Ints
+    masks: Bools | None
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """The decisions of all elite plans, one after the other; `masks` where they are known."""
+
+    observations: torch.Tensor
+    actions: torch.Tensor
+    masks: torch.Tensor | None
 
 
 class Elite:
@@ -33,38 +43,27 @@ class Elite:
     def __init__(self, size: int) -> None:
         self.size = size
         self.episodes: list[Episode] = []
-        self._known: set[bytes] = set()
+        self._lesson: Lesson | None = None
+
+    @property
+    def limit_ms(self) -> float:
+        """Plans must be cheaper than this to be kept."""
+        return self.episodes[-1].cost_ms if len(self.episodes) == self.size else np.inf
 
     def offer(self, episode: Episode) -> None:
         """Keep the episode if it is among the best and not there yet."""
-        name = episode.actions.tobytes()
-        full = len(self.episodes) == self.size
-        if name in self._known or (full and episode.cost_ms >= self.episodes[-1].cost_ms):
+        if episode.cost_ms >= self.limit_ms or any(np.array_equal(episode.actions, e.actions) for e in self.episodes):
             return
-        self._known.add(name)
         self.episodes = sorted([*self.episodes, episode], key=lambda e: e.cost_ms)[: self.size]
+        self._lesson = None
 
-
-class ImitatingPPO(MaskablePPO):
-    """MaskablePPO that follows each update with some steps of imitation of its elite."""
-
-    elite: Elite | None = None
-    imitation_steps: int = 0
-
-    def train(self) -> None:
-        super().train()
-        if self.elite is not None and self.elite.episodes:
-            for _ in range(self.imitation_steps):
-                self._imitate(self.elite.episodes)
-
-    def _imitate(self, episodes: list[Episode]) -> None:
-        """One gradient step on the mean negative log-likelihood of the elite's decisions."""
-        observations = torch.as_tensor(np.concatenate([e.observations for e in episodes]))
-        actions = torch.as_tensor(np.concatenate([e.actions for e in episodes]))
-        masks = torch.as_tensor(np.concatenate([e.masks for e in episodes]))
-        _, log_likelihood, _ = self.policy.evaluate_actions(observations, actions, action_masks=masks)
-        loss = -log_likelihood.mean()
-        self.policy.optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
-        self.policy.optimizer.step()
+    def lesson(self) -> Lesson:
+        """What there is to imitate; at least one plan was offered."""
+        if self._lesson is None:
+            masks = [e.masks for e in self.episodes if e.masks is not None]
+            self._lesson = Lesson(
+                torch.as_tensor(np.concatenate([e.observations for e in self.episodes])),
+                torch.as_tensor(np.concatenate([e.actions for e in self.episodes])),
+                torch.as_tensor(np.concatenate(masks)) if masks else None,
+            )
+        return self._lesson

@@ -18,6 +18,7 @@ from hetrl.objective import Objective
 from hetrl.plan import MadeBy, Plan
 
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,14 @@ class Ledger:
         if fresh:
             self._tell()
         return self._recall([self._known.get(key) for key in keys])
+
+    def measured(self, same: Ints) -> Bools:
+        """(B,) which of (length, B) canonical decisions have been measured."""
+        return np.array([column_key(same[:, b]) in self._known for b in range(same.shape[1])], dtype=np.bool_)
+
+    def recall(self, same: Ints) -> Outcomes:
+        """Outcomes of (length, B) canonical decisions, NaN where they have not been measured."""
+        return self._recall([self._known.get(column_key(same[:, b])) for b in range(same.shape[1])])
 
     def _recall(self, found: Sequence[Trial | None]) -> Outcomes:
         """Trials as arrays, NaN for those that there are not."""

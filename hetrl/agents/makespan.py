@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -63,6 +64,7 @@ def solve_makespan(
         formulation = _Formulation(cp_model.CpModel(), problem, limit_ms)
         solver = cp_model.CpSolver()
         solver.parameters.num_workers = 1
+        solver.parameters.linearization_level = 2  # all of the formulation: its relaxation is what proves
         solver.parameters.random_seed = seed
         solver.parameters.max_deterministic_time = seconds / ROUNDS
         status = solver.solve(formulation.model)
@@ -74,6 +76,11 @@ def solve_makespan(
         if status == cp_model.OPTIMAL:
             break
     return Makespan(segments, bound_ms)
+
+
+def least_ms(model: CostModel, memory: Memory, possible: Bools) -> float:
+    """Lower bound on all placements of whole groups, branches side by side: the longest way through the graph."""
+    return _Problem.of(model, memory, possible).critical_path_ms()
 
 
 @dataclass(frozen=True)
@@ -105,14 +112,29 @@ class _Problem:
         work = np.where(possible[:, :processors], work, np.inf)
         return _Problem(model.tables.workload, work, move, home, model.side_by_side)
 
-    def critical_path_ms(self) -> float:
-        """Lower bound: the longest chain of groups, each on its fastest processor, nothing moved."""
-        fastest = self.work_ms.min(axis=1)
-        done = np.zeros(len(self.workload.elements))
+    @cached_property
+    def least_move_ms(self) -> Floats:
+        """(tensors, P) least time to bring a tensor to a processor from any other."""
+        apart = np.where(np.eye(len(self.home), dtype=np.bool_), np.inf, self.move_ms).min(axis=1)
+        return np.where(np.isfinite(apart), apart, 0.0)
+
+    @cached_property
+    def earliest_ms(self) -> Floats:
+        """(n, P) lower bound on when a group on a processor is done: the longest of its ways, each at its shortest."""
+        done = np.zeros_like(self.work_ms)
         for k, item in enumerate(self.workload.items):
-            begin = max((done[r.tensor] for r in item.reads), default=0.0)
-            done[list(item.writes)] = begin + fastest[k]
-        return float(done.max())
+            ready = np.zeros(len(self.home))
+            for tensor in {r.tensor for r in item.reads}:
+                made = self.workload.made_at[tensor]
+                here = done[made] if made >= 0 else np.where(self.home == HOST_HOME, 0.0, np.inf)
+                there = np.where(np.eye(len(here), dtype=np.bool_), np.inf, here).min(axis=1)
+                ready = np.maximum(ready, np.minimum(here, there + self.least_move_ms[tensor]))
+            done[k] = ready + self.work_ms[k]
+        return done
+
+    def critical_path_ms(self) -> float:
+        """Lower bound: when the last group is done at the earliest."""
+        return float(self.earliest_ms.min(axis=1).max())
 
 
 class _Formulation:
@@ -141,12 +163,13 @@ class _Formulation:
         for p, time in enumerate(problem.work_ms[k]):
             if not np.isfinite(time):
                 model.add(on[p] == 0)
-        work = sum(self._units(t) * on[p] for p, t in enumerate(problem.work_ms[k]) if np.isfinite(t))
         moved: Any = 0
         for tensor in dict.fromkeys(r.tensor for r in item.reads):
             moved += sum(self._way(tensor, k, p, here) for p, here in enumerate(on))
+        work = self._each(problem.work_ms[k], on)
         start = model.new_int_var(0, self._horizon, "")
         model.add(self._end[k] == start + moved + work + self._contention(k))
+        self._add_implied(k, work)
         for tensor in {r.tensor for r in item.reads}:
             made = problem.workload.made_at[tensor]
             if made >= 0:
@@ -160,6 +183,24 @@ class _Formulation:
             after.append(later)
         return after
 
+    def _add_implied(self, k: int, work: Any) -> None:
+        """What follows from the rest for whole numbers, but not for the fractions of the linear relaxation.
+
+        What a group reads from another processor is moved before the group can work, whoever pays for it.
+        """
+        model, problem, on = self.model, self._problem, self._on[k]
+        model.add(self._end[k] >= self._each(problem.earliest_ms[k], on))
+        for tensor in dict.fromkeys(r.tensor for r in problem.workload.items[k].reads):
+            made = problem.workload.made_at[tensor]
+            for p, here in enumerate(on if made >= 0 else ()):
+                move = self._units(problem.least_move_ms[tensor, p])
+                if move:
+                    model.add(self._end[k] >= self._end[made] + move * (here - self._on[made][p]) + work)
+
+    def _each(self, times_ms: Floats, on: Sequence[Any]) -> Any:
+        """Of some times, one per processor, that of the processor that a group is on."""
+        return sum(self._units(time) * here for time, here in zip(times_ms, on, strict=True) if np.isfinite(time))
+
     def _contention(self, k: int) -> Any:
         """What a group loses if an independent one is placed on another processor."""
         problem, on = self._problem, self._on[k]
@@ -169,11 +210,12 @@ class _Formulation:
         for j in np.flatnonzero(problem.workload.independent[k]):
             for p, here in enumerate(on):  # both on p, or side by side
                 model.add(beside >= here - self._on[j][p])
-        lost = model.new_int_var(0, self._horizon, "")
-        for p, time in enumerate(problem.work_ms[k]):
+        lost: Any = 0
+        for time, here in zip(problem.work_ms[k], on, strict=True):
             if np.isfinite(time):
                 cost = self._units(time * problem.contention)
-                model.add(lost >= cost).only_enforce_if(on[p], beside)
+                lost += (mine := model.new_int_var(0, cost, ""))
+                model.add(mine >= cost * (here + beside - 1))
         return lost
 
     def _way(self, tensor: int, before: int, to: int, wanted: Any) -> Any:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
+import msgspec
+
 from hetrl.accuracy import plan_accuracy_drop_pct
 from hetrl.agents.infeasible import broken_words
 from hetrl.compress.channels import pruned
@@ -11,7 +15,9 @@ from hetrl.graph import OperatorGraph
 from hetrl.measurement import Measurement
 from hetrl.objective import Objective
 from hetrl.plan import Expected, Plan
-from hetrl.results import Row
+from hetrl.results import OPTIMAL_WITHIN, Row
+
+DIGITS = 1e-5  # of a number: more than six digits leave out
 
 
 def row_of(name: str, plan: Plan, measured: Measurement, graph: OperatorGraph, objective: Objective) -> Row:
@@ -54,13 +60,38 @@ def measured_row(name: str, plan: Plan, device: Device, condition: Condition, ob
     return row_of(name, plan, device.measure(plan, condition), device.graph, objective)
 
 
-def expected_of(row: Row, condition: Condition) -> Expected:
-    """What a plan file promises; at six digits, which hide the last bits of sums taken on other machines."""
+def bounded(row: Row, bound_ms: float | None) -> Row:
+    """The row with its gap to a proven bound, if it keeps the budgets: the bound is on such plans."""
+    if row.latency_ms is None or not row.keeps_budgets or not bound_ms or not math.isfinite(bound_ms):
+        return row
+    return msgspec.structs.replace(row, gap_to_exact=(row.latency_ms - bound_ms) / bound_ms)
+
+
+def certified(row: Row, told: Expected | None, condition: Condition) -> Row:
+    """The row with the gap that its plan's file tells, if the plan still does what the file promises."""
+    if told is None or row.error is not None:
+        return row
+    same = msgspec.structs.replace(told, bound_ms=None) == expected_of(row, condition, None)
+    return msgspec.structs.replace(row, gap_to_exact=told.gap) if same else row
+
+
+def expected_of(row: Row, condition: Condition, bound_ms: float | None) -> Expected:
+    """What a plan file promises; at six digits, which hide the last bits of sums taken on other machines.
+
+    :param bound_ms: the proven bound on every allowed plan's latency, None where none is known.
+    """
     assert row.latency_ms is not None and row.peak_memory_mb is not None  # only a plan that worked is promised
 
     def digits(value: float) -> float:
         return float(f"{value:.6g}")
 
+    gap = bounded(row, bound_ms).gap_to_exact
+    if gap is None or bound_ms is None:
+        bound_ms = None
+    elif gap <= OPTIMAL_WITHIN:
+        bound_ms = row.latency_ms
+    else:
+        bound_ms *= 1 - DIGITS  # so that digits make no plan look optimal
     return Expected(
         condition=str(condition),
         latency_ms=digits(row.latency_ms),
@@ -69,4 +100,5 @@ def expected_of(row: Row, condition: Condition) -> Expected:
         peak_memory_mb=digits(row.peak_memory_mb),
         energy_mj=None if row.energy_mj is None else digits(row.energy_mj),
         evidence=row.evidence,
+        bound_ms=None if bound_ms is None else digits(bound_ms),
     )

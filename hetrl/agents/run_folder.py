@@ -8,9 +8,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import Any
 
 import msgspec
 
+from hetrl.agents.base import Kind
 from hetrl.agents.trials import Trial
 from hetrl.errors import RunError
 from hetrl.objective import Objective
@@ -26,7 +28,10 @@ WEIGHTS = "agent"
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a run was asked for, with every default resolved; enough to start it again."""
+    """What a run was asked for, with every default resolved; enough to start it again.
+
+    :param method: the agent or the sampler, as `kind` says, with all its `settings` by name.
+    """
 
     schema: str = "hetrl.config/1"
     model: str
@@ -35,7 +40,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     engine: str
     condition: str
     objective: Objective
-    agent: str
+    kind: Kind
+    method: str
+    settings: dict[str, Any]
     budget: int
     seed: int
     seeds: bool

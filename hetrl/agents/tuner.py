@@ -1,16 +1,17 @@
-"""The driver: seeds first, then an agent, then the best plan that was found; nothing measured is ever lost."""
+"""The driver of all agents and samplers: seeds first, then the method, then the best plan that was found.
+
+Nothing measured is ever lost, and nothing is measured twice.
+"""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from typing import cast
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
 import hetrl
-from hetrl import plugins
-from hetrl.agents.base import Agent, AgentRun
+from hetrl.agents.base import AgentRun, Kind
 from hetrl.agents.comparison import comparison_rows
 from hetrl.agents.curve import curve_of, write_tensorboard
 from hetrl.agents.infeasible import Tried, infeasible
@@ -18,13 +19,13 @@ from hetrl.agents.ledger import Ledger, is_sound
 from hetrl.agents.problem import Problem
 from hetrl.agents.rows import expected_of, measured_row
 from hetrl.agents.run_folder import Config, RunFolder
+from hetrl.agents.settings import Values, check_method, configured, find_method
 from hetrl.agents.trials import Trial, TrialLog, read_trials
 from hetrl.errors import Infeasible, RunError, UsageError
 from hetrl.plan import MadeBy
 from hetrl.progress import Progress
 from hetrl.results import PolicyLatency, Result, best_hand
 
-AGENTS = "hetrl.agents"
 MAX_SEED = 2**32 - 1
 
 
@@ -32,23 +33,32 @@ MAX_SEED = 2**32 - 1
 class Search:
     """How a run searches.
 
+    :param method: name of an agent or a sampler, as `kind` says.
     :param seeds: whether hand policies and the exact plan are evaluated first.
+    :param settings: those of the method that are not to be what suits the budget.
     """
 
-    agent: str
+    method: str
     budget: int
     seed: int
     seeds: bool = True
+    kind: Kind = Kind.AGENT
+    settings: Values = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.budget < 1:
             raise UsageError(f"a budget of {self.budget} evaluations finds nothing", "give --budget 1 or more")
         if not 0 <= self.seed <= MAX_SEED:
             raise UsageError(f"seed {self.seed} is not in 0 to {MAX_SEED}", "give --seed 0")
-        if self.agent not in plugins.names(AGENTS):
-            from hetrl.errors import UnknownName
+        check_method(self.kind, self.method)
 
-            raise UnknownName("agent", self.agent, plugins.names(AGENTS), "hetrl train --help")
+    def resolved(self) -> Search:
+        """The same with every setting named; imports the method.
+
+        :raises UsageError: a setting that the method does not have, or that makes no sense.
+        """
+        settings = configured(find_method(self.kind, self.method), self.method, self.budget, self.settings)
+        return replace(self, settings=msgspec.structs.asdict(settings))
 
 
 def run_search(
@@ -60,7 +70,8 @@ def run_search(
     """
     begin = time.monotonic()
     # Imported here: an interrupt in the middle of importing torch must not reach what comes after the search.
-    agent = cast(Agent, plugins.load(AGENTS, search.agent, "agent", "hetrl train --help"))
+    method = find_method(search.kind, search.method)
+    settings = configured(method, search.method, search.budget, search.settings)
     known: list[Trial] = []
     log = None
     if folder is not None and config is not None:
@@ -79,13 +90,13 @@ def run_search(
         known=known,
         update=progress.update,
     )
-    run = AgentRun(search.agent, ledger, search.seed)
+    run = AgentRun(search.method, ledger, search.seed, folder.path if folder else None)
     interrupted = False
     progress.start(search.budget, f"{problem.graph.name} on {problem.planner.spec.id}")
     try:
         _evaluate_seeds(problem, search, ledger)
         if not ledger.exhausted:
-            agent(run)
+            method.propose(run, settings)
     except KeyboardInterrupt:
         interrupted = True
     finally:
@@ -136,13 +147,13 @@ def _result(
     best = run.ledger.best
     if best is None:
         raise _nothing_kept(problem, run.ledger)
-    made_by = MadeBy(method=best.trial.by, search=search.agent, seed=search.seed, hetrl=hetrl.__version__)
+    made_by = MadeBy(method=best.trial.by, search=search.method, seed=search.seed, hetrl=hetrl.__version__)
     plan = msgspec.structs.replace(run.ledger.plan(best.trial, made_by), made_by=made_by)
     learned = measured_row("learned", plan, problem.device, problem.condition, problem.objective)
-    plan = msgspec.structs.replace(plan, expected=expected_of(learned, problem.condition))
+    bound = problem.optimum.bound_ms if problem.knows_optimum else None
+    plan = msgspec.structs.replace(plan, expected=expected_of(learned, problem.condition, bound))
     rows = [learned, *comparison_rows(problem)]
     hand = best_hand(rows)
-    bound = problem.optimum.bound_ms if problem.knows_optimum else None
     assert learned.latency_ms is not None  # the best trial worked
     return Result(
         run=str(folder.path) if folder else None,
@@ -152,7 +163,7 @@ def _result(
         model=problem.graph.name,
         engine=problem.planner.engine_name,
         condition=str(problem.condition),
-        agent=search.agent,
+        agent=search.method,
         seed=search.seed,
         latency_ms=learned.latency_ms,
         best_hand=PolicyLatency(hand.policy, hand.latency_ms or 0.0) if hand else None,

@@ -1,4 +1,4 @@
-"""The `tflite` and `ncnn` engine sets of the eight phones, from the stored fits (`hetrl/data/engine_fits.json`).
+"""The `tflite`, `ncnn` and `mace_dsp` engine sets of the eight phones, from the stored fits (`data/engine_fits.json`).
 
 Where a phone's own silicon was measured its numbers are the fit's. Where it was not, the nearest silicon's are scaled:
 rates by the ratio of peak arithmetic to the power `exponent`, traffic by the ratio of memory bandwidth, launches and
@@ -9,6 +9,9 @@ bracket a phone's give their geometric mean.
 No network counts as known to these sets (`calibrated_models`): one rate per family of operators for dozens of networks
 does not learn any of them. ncnn's VGG-16, which is in the rows, comes out 1.5 to 2.4 times too slow on the Snapdragon
 888, as if it had never been seen.
+
+`mace_dsp` is MACE's CPU with the Hexagon as MACE drives it. Nobody published MACE's times there. Both MACE and TFLite's
+delegate hand the network to the same library, hexagon-nn, so the DSP's numbers are those of `tflite`, as an assumption.
 """
 
 from __future__ import annotations
@@ -18,15 +21,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+from typing import TypeVar
 
 import msgspec
 
 from hetrl.calibration.mace import power_w, sharing_lines
 from hetrl.calibration.roofline import PARAMETERS
 from hetrl.device_bridge.quantity import Quantity, Source
-from hetrl.device_bridge.spec import Engine, Link, Processor, RooflineCost
+from hetrl.device_bridge.spec import Cost, Engine, Known, Link, Processor, RooflineCost
 from hetrl.device_bridge.surrogate.tables import GROUPED_CONV
 from hetrl.errors import UnknownName
+
+MACE_DSP = "mace_dsp"
+Part = TypeVar("Part", Processor, Cost, Link)
 
 # TFLite's GPU delegate and HiAI take convolutions, pools, element-wise operators, concatenations, resizes and the like;
 # integer indexing, sorting, control flow and recurrent layers run on the CPU.
@@ -223,3 +230,41 @@ def engine_sets(device_id: str) -> dict[str, Engine]:
     if device_id in _NPU:
         tflite.append(("npu", "fp16", no_index, _NPU[device_id]))
     return {"ncnn": _engine("ncnn", ncnn), "tflite": _engine("tflite", tflite)}
+
+
+def mace_dsp_set(mace: Engine, tflite: Engine) -> Engine | None:
+    """The CPU of a phone's `mace` set and the DSP of its `tflite` set; None where that has none.
+
+    Its numbers and errors are known for the CPU as in `mace`, and assumed for the DSP. No model counts as known to it.
+    """
+    dsp = next((p for p in tflite.processors if p.unit == "dsp"), None)
+    if dsp is None:
+        return None
+    link = next(x for x in tflite.links if x.accelerator == dsp.id)
+    cpu = msgspec.structs.replace(next(p for p in mace.processors if p.unit == "cpu"), engine=MACE_DSP)
+    dsp = _borrowed(msgspec.structs.replace(dsp, engine=MACE_DSP, cost=_borrowed(dsp.cost)))
+    spread = tflite.errors[Known.UNSEEN]["dsp"]
+    errors = {"cpu": mace.errors[Known.UNSEEN]["cpu"], "dsp": _assumed(spread)}
+    errors["split"] = max(errors.values(), key=lambda quantity: quantity.value)
+    return Engine(
+        processors=(cpu, dsp),
+        links=(msgspec.structs.replace(_borrowed(link), host=cpu.id, accelerator=dsp.id),),
+        errors={Known.UNSEEN: errors},
+    )
+
+
+def _borrowed(part: Part) -> Part:
+    """The same with numbers that are assumed to hold for MACE."""
+    numbers = {name: _assumed(value) for name, value in _fields(part).items() if isinstance(value, Quantity)}
+    return msgspec.structs.replace(part, **numbers)
+
+
+def _fields(part: Processor | Cost | Link) -> dict[str, object]:
+    return {name: getattr(part, name) for name in part.__struct_fields__}
+
+
+def _assumed(number: Quantity) -> Quantity:
+    if number.source is Source.ASSUMED:
+        return number
+    note = f"{number.source.value} to TFLite's rows ({number.note}), assumed to hold for MACE: both run hexagon-nn"
+    return Quantity(number.value, Source.ASSUMED, note)

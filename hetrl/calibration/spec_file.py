@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from hetrl.calibration.engine_sets import engine_sets
+from hetrl.calibration.engine_sets import MACE_DSP, engine_sets, mace_dsp_set
 from hetrl.calibration.fit import MODELS, Fit
 from hetrl.calibration.mace import from_d1, power_w
 from hetrl.calibration.phones import phones
@@ -32,6 +32,9 @@ def device_spec(fit: Fit, phone: str, shifted: Mapping[str, Quantity] | None = N
         name: msgspec.structs.replace(engine, errors=roofline_errors(name, engine))
         for name, engine in sorted(engine_sets(phone).items())
     }
+    dsp = mace_dsp_set(engines["mace"], engines["tflite"])
+    if dsp is not None:
+        engines[MACE_DSP] = dsp
     if shifted is not None:
         for name, engine in engines.items():
             errors = {**engine.errors, Known.SHIFTED.value: dict(shifted)}

@@ -42,9 +42,9 @@ def measure(
         output.print_json(row)
         return
     from hetrl.report.gantt import gantt_text
-    from hetrl.report.tables import fallbacks_table, rows_table, timeline_table
+    from hetrl.report.tables import fallbacks_table, row_bound_line, rows_table, timeline_table
 
-    output.show(rows_table([row]))
+    output.show(rows_table([row]), row_bound_line(row))
     if row.segments:
         output.show("", timeline_table(row.segments), "", gantt_text(row.segments))
     if row.fallbacks:

@@ -15,7 +15,7 @@ def policies(json: options.Json = False) -> None:
     from hetrl.agents.policies import policy_catalog
 
     if json:
-        keys = ("id", "family", "granularity", "source", "summary")
+        keys = ("id", "family", "granularity", "source", "summary", "options")
         found = [{k: getattr(p, k) for k in keys} | {"engine": p.runtime} for p in policy_catalog()]
         output.print_json({"policies": found})
         return
@@ -24,5 +24,6 @@ def policies(json: options.Json = False) -> None:
     table = grid("policy", "family", "engine", "granularity", "what it does", "from")
     for policy in policy_catalog():
         engine = policy.runtime or "any"
-        table.add_row(policy.id, policy.family, engine, policy.granularity, policy.summary, policy.source)
+        options = f"; options: {', '.join(policy.options)}" if policy.options else ""
+        table.add_row(policy.id, policy.family, engine, policy.granularity, policy.summary + options, policy.source)
     output.show(table)

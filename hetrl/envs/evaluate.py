@@ -10,13 +10,14 @@ import numpy.typing as npt
 
 from hetrl.condition import Condition
 from hetrl.device_bridge.base import Device
-from hetrl.device_bridge.surrogate.cost_model import Schedules
+from hetrl.device_bridge.surrogate.accelerate import Totals, totals
 from hetrl.device_bridge.surrogate.device import SurrogateDevice
 from hetrl.envs.space import PlanSpace
 from hetrl.measurement import Measurement
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+_PART = 512  # plans at a time: fresh memory costs more than the work on it
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,6 @@ class Outcomes:
     def empty(size: int, groups: int) -> Outcomes:
         latency, accuracy, frames, memory, energy = (np.full(size, np.nan) for _ in range(5))
         return Outcomes(latency, accuracy, frames, memory, energy, np.full((size, groups), np.nan))
-
-    def put(self, where: Ints, other: Outcomes) -> None:
-        """Overwrite the entries at `where`."""
-        for field in fields(Outcomes):
-            getattr(self, field.name)[where] = getattr(other, field.name)
 
     def set(self, index: int, numbers: Sequence[float]) -> None:
         """Overwrite the numbers of one plan, in the order that `at` gives them."""
@@ -91,35 +87,17 @@ def of_measurements(measured: list[Measurement], accuracy_drop_pct: Floats, grou
 
 
 def _on_surrogate(space: PlanSpace, device: SurrogateDevice, condition: Condition, taken: Ints) -> Outcomes:
-    batch, prune = space.schedules(taken)
+    """Plans of equal pruning ratio share a cost model; they go through it in parts whose arrays are reused memory."""
     outcomes = Outcomes.empty(taken.shape[1], space.groups)
-    drops = space.accuracy_drop_pct(batch, prune)
-    positions = np.arange(space.groups)[:, None]
-    for index in np.unique(prune):
-        where = np.flatnonzero(prune == index)
-        ratio = space.prune_ratios[int(index)]
-        part = _columns(batch, where)
-        answers = device.cost_model(ratio, condition=condition).evaluate(part, condition.ui)
-        fits = np.isfinite(answers.latency_ms) & (answers.peak_memory_mb <= device.memory_limit_mb)
-        ended = answers.steps.end_ms
-        took = ended - np.take_along_axis(answers.steps.begin_ms, part.start, axis=0)
-
-        def known(values: Floats, fits: npt.NDArray[np.bool_] = fits) -> Floats:
-            return np.where(fits, values, np.nan)
-
-        outcomes.put(
-            where,
-            Outcomes(
-                latency_ms=known(answers.latency_ms),
-                accuracy_drop_pct=drops[where],
-                frame_drop_rate=known(answers.frame_drop_rate),
-                peak_memory_mb=known(answers.peak_memory_mb),
-                energy_mj=known(answers.energy_mj),
-                segment_ms=known(np.where(part.end == positions, took, 0.0)).T,
-            ),
-        )
+    for index, ratio in enumerate(space.prune_ratios):
+        plans = np.flatnonzero(taken[2] == index)
+        for begin in range(0, len(plans), _PART):
+            where = plans[begin : begin + _PART]
+            batch, prune = space.schedules(taken[:, where])
+            outcomes.accuracy_drop_pct[where] = space.accuracy_drop_pct(batch, prune)
+            found = totals(device.cost_model(ratio, condition=condition), batch, condition.ui)
+            fits = np.isfinite(found.latency_ms) & (found.peak_memory_mb <= device.memory_limit_mb)
+            where, known = where[fits], slice(None) if fits.all() else fits
+            for field in fields(Totals):
+                getattr(outcomes, field.name)[where] = getattr(found, field.name).T[known]
     return outcomes
-
-
-def _columns(batch: Schedules, where: Ints) -> Schedules:
-    return Schedules(*(getattr(batch, field.name)[..., where] for field in fields(Schedules)))

@@ -22,6 +22,7 @@ from hetrl.device_bridge.surrogate.compile import option_of, plan_of, schedule_o
 from hetrl.device_bridge.surrogate.cost_model import Schedules
 from hetrl.device_bridge.surrogate.device import SurrogateDevice
 from hetrl.device_bridge.surrogate.schedule import Placed, Schedule
+from hetrl.device_bridge.surrogate.segments import segments
 from hetrl.device_bridge.surrogate.tables import MAX_CHAIN, MEMORIES
 from hetrl.errors import UsageError
 from hetrl.graph import OpKind
@@ -37,6 +38,8 @@ QUEUE_WINDOWS = (16, 4, 2, 1)
 SLICES_MS: tuple[float | None, ...] = (None, 4.0, 1.0)
 DUTIES = (1.0, 0.75, 0.5, 0.25)
 CONTINUE = 0
+_QUEUE_WINDOWS, _DUTIES = np.array(QUEUE_WINDOWS), np.array(DUTIES)
+_SLICES_MS = np.array([np.inf if ms is None else ms for ms in SLICES_MS])
 
 
 class Granularity(StrEnum):
@@ -76,6 +79,7 @@ class PlanSpace:
         self.prune_ratios = tuple(r for r in PRUNE_RATIOS if predicted_accuracy_drop_pct(r) <= budget)
         memories = tuple(m for m in MEMORIES if any(m in p.memory for p in self.engine.processors))
         self.memories = memories or (Memory.BUFFER,)
+        self._memory_index = np.array([MEMORIES.index(m) for m in self.memories])
         self.groups = len(self.graph.groups)
         if all(self.graph.group_geometry(g).kind is OpKind.VIEW for g in range(self.groups)):
             raise UsageError(f"{self.graph.name!r} has no operator that takes time, so there is nothing to place")
@@ -167,26 +171,20 @@ class PlanSpace:
 
     def schedules(self, taken: Ints) -> tuple[Schedules, Ints]:
         """Complete decisions (length, B) as arrays for the cost model, and the index of each one's pruning ratio."""
-        first = len(self.globals)
-        codes = taken[first:]
-        n, size = codes.shape
-        columns = np.arange(size)
-        positions = np.broadcast_to(np.arange(n)[:, None], (n, size))
-        start = np.maximum.accumulate(np.where(codes != CONTINUE, positions, 0), axis=0)
-        option = codes[start, columns] - 1
-        begins = np.vstack([codes[1:] != CONTINUE, np.ones((1, size), dtype=np.bool_)])
-        end = np.minimum.accumulate(np.where(begins, positions, n)[::-1], axis=0)[::-1]
-        memory = np.array([MEMORIES.index(m) for m in self.memories])[taken[1]]
-        slices = np.array([np.inf if s is None else s for s in SLICES_MS])
+        first, size = len(self.globals), taken.shape[1]
+        option, start, end = segments(taken[first:])
+        overlap = np.zeros(size, dtype=np.bool_)
+        if self.branches:
+            overlap = (taken[0] == _INTER_OP) & (option != option[0]).any(axis=0)
         batch = Schedules(
             option=option,
             start=start,
             end=end,
-            memory=np.broadcast_to(memory, (n, size)),
-            duty=np.array(DUTIES)[taken[5:first]],
-            queue_window=np.array(QUEUE_WINDOWS)[taken[3]],
-            slice_ms=slices[taken[4]],
-            overlap=(taken[0] == _INTER_OP) & self.branches & (option != option[0]).any(axis=0),
+            memory=np.broadcast_to(self._memory_index[taken[1]], (self.groups, size)),
+            duty=_DUTIES[taken[5:first]],
+            queue_window=_QUEUE_WINDOWS[taken[3]],
+            slice_ms=_SLICES_MS[taken[4]],
+            overlap=overlap,
         )
         return batch, taken[2]
 
@@ -197,7 +195,8 @@ class PlanSpace:
 
     def accuracy_drop_pct(self, batch: Schedules, prune: Ints) -> Floats:
         """(B,) what plans as `schedules` gives them cost in accuracy, predicted."""
-        drops: Floats = self._drop_pct[prune, self._int8[batch.option].max(axis=0)]
+        int8 = self._int8[batch.option].max(axis=0) if self._int8.any() else 0
+        drops: Floats = self._drop_pct[prune, int8]
         return drops
 
     def segment_ends(self, taken: Ints) -> Ints:

@@ -10,6 +10,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from hetrl.results import OPTIMAL_WITHIN
+
 if TYPE_CHECKING:
     from hetrl.measurement import Fallback, SegmentTiming
     from hetrl.plan import Evidence, Plan, Segment
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 
 NOTHING = "-"
 ACCURACY = ">accuracy\ndrop"
-OPTIMAL_WITHIN = 1e-9  # of the bound: sums taken in another order
+UNKNOWN_OPTIMUM = "what is possible is known of surrogates, not of this device"
 
 
 def grid(*headings: str, gap: int = 2) -> Table:
@@ -127,8 +129,13 @@ def certificate(gap_to_exact: float) -> str:
     return word if word == "optimal" else f"within {word.removeprefix('< ')} of a proven bound"
 
 
-def bound_line(gap_to_exact: float, bound_ms: float, evidence: Evidence) -> str:
-    """A plan's certificate, and what it means."""
+def bound_line(gap_to_exact: float | None, bound_ms: float | None, evidence: Evidence, none: str = "") -> str:
+    """A plan's certificate, and what it means.
+
+    :param none: why there is none, where the gap or the bound is None.
+    """
+    if gap_to_exact is None or bound_ms is None:
+        return f"bound      no certificate: {none}"
     return (
         f"bound      {certificate(gap_to_exact)}: no plan of the search space is faster than "
         f"{number(bound_ms, 'ms')} ({evidence.value})"
@@ -148,8 +155,7 @@ def result_lines(result: Result) -> list[str]:
     if result.best_hand is not None:
         best = result.best_hand
         lines[0] += f", {faster(result.latency_ms, best.latency_ms)} the speed of the best hand policy ({best.policy})"
-    if result.bound_ms is not None and result.gap_to_exact is not None:
-        lines.append(bound_line(result.gap_to_exact, result.bound_ms, result.evidence))
+    lines.append(bound_line(result.gap_to_exact, result.bound_ms, result.evidence, UNKNOWN_OPTIMUM))
     lines.append(f"does       {plan_words(result.plan)}")
     if result.plan_path:
         lines.append(f"plan       {result.plan_path}")
@@ -208,6 +214,13 @@ def shares(segment: Segment) -> str:
     return ", ".join(f"{part.processor} {part.share_pct} %" for part in segment.parts)
 
 
+def row_bound_line(row: Row) -> str:
+    """The certificate of a row that was measured alone."""
+    gap_to_exact = row.gap_to_exact
+    bound_ms = None if gap_to_exact is None or row.latency_ms is None else row.latency_ms / (1 + gap_to_exact)
+    return bound_line(gap_to_exact, bound_ms, row.evidence, "`hetrl compare` looks for a bound")
+
+
 def plan_lines(plan: Plan) -> list[str]:
     """What `plan show` says below the segments."""
     lines = [
@@ -223,6 +236,9 @@ def plan_lines(plan: Plan) -> list[str]:
             f"{number(told.peak_memory_mb, 'MB')}, {number(told.energy_mj, 'mJ')}, "
             f"frame drops {percent(told.frame_drop_rate)}, accuracy drop {told.accuracy_drop_pct:.2f} points"
         )
+        lines.append(bound_line(told.gap, told.bound_ms, told.evidence, "its maker knew no bound"))
+    else:
+        lines.append("bound      no certificate: the plan does not say what its maker saw")
     if plan.made_by is not None:
         made = plan.made_by
         by = [made.method, made.search, None if made.seed is None else f"seed {made.seed}"]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from hetrl.agents.policies.options import KernelOptions
 from hetrl.errors import UsageError
 from hetrl.plan import MadeBy, Memory, Plan
 
@@ -17,6 +18,11 @@ if TYPE_CHECKING:  # `hetrl policies` lists policies without paying for a cost m
 
 MACE, TFLITE, NCNN = "mace", "tflite", "ncnn"
 RUNTIMES = (MACE, TFLITE, NCNN)  # engine sets whose default behaviour hetrl knows
+
+
+def runtime_of(engine_name: str) -> str:
+    """The runtime whose engine set has that name: MACE's too if it is `mace_dsp`, or one that hetrl does not know."""
+    return engine_name if engine_name in RUNTIMES else MACE
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,8 @@ class HandPolicy:
     :param runtime: the engine set whose own behaviour it is; None for a rule that any engine set may follow. What
         MACE does is tried on engine sets of names that hetrl does not know as well.
     :param splits: whether it shares operators between the CPU and a GPU with memory types.
+    :param options: names of the options that may follow its id; see `options`.
+    :param kernels: what these say, where they were given.
     """
 
     id: str
@@ -51,6 +59,8 @@ class HandPolicy:
     memory: Memory | None = None
     runtime: str | None = None
     splits: bool = False
+    options: tuple[str, ...] = ()
+    kernels: KernelOptions | None = None
 
     def applies(self, device: SurrogateDevice) -> bool:
         """Whether the device's engine set has what the strategy needs."""
@@ -58,8 +68,7 @@ class HandPolicy:
 
     def _lacks(self, device: SurrogateDevice) -> str | None:
         processors = device.engine.processors
-        runtime = device.engine_name if device.engine_name in RUNTIMES else MACE
-        if self.runtime not in (None, runtime):
+        if self.runtime not in (None, runtime_of(device.engine_name)):
             return f"the runtime {self.runtime}"
         missing = sorted(set(self.units) - {p.unit for p in processors})
         if missing:
@@ -83,7 +92,7 @@ class HandPolicy:
             wanted = [
                 name
                 for name, engine in device.spec.engines.items()
-                if self.runtime in (None, name) and set(self.units) <= {p.unit for p in engine.processors}
+                if self.runtime in (None, runtime_of(name)) and set(self.units) <= {p.unit for p in engine.processors}
             ]
             useful = [name for name in wanted if name != device.engine_name]
             raise UsageError(
@@ -91,8 +100,11 @@ class HandPolicy:
                 f"choose --engine {useful[0]}" if useful else "`hetrl devices` lists processors",
             )
         proposal = self.propose(device)
+        schedule = proposal.schedule
+        if self.kernels is not None:
+            schedule = replace(schedule, slice_ms=self.kernels.slice_ms, queue_window=self.kernels.queue_window)
         return plan_of(
-            proposal.schedule,
+            schedule,
             device.graph,
             proposal.options,
             device.engine,
@@ -104,8 +116,12 @@ class HandPolicy:
 
 def sharing_gpu(engine: Engine) -> int | None:
     """Number of the first GPU with memory types whose link to the CPU splits operators, None if there is none."""
+    return next(iter(sharing_gpus(engine)), None)
+
+
+def sharing_gpus(engine: Engine) -> list[int]:
+    """Numbers of all such GPUs: an engine set may have one in several precisions."""
     from hetrl.device_bridge.spec import GpuCost
 
     splitting = {link.accelerator for link in engine.links if link.splits}
-    found = (i for i, p in enumerate(engine.processors) if isinstance(p.cost, GpuCost) and p.id in splitting)
-    return next(found, None)
+    return [i for i, p in enumerate(engine.processors) if isinstance(p.cost, GpuCost) and p.id in splitting]

@@ -24,7 +24,8 @@ mulayer = HandPolicy(
     family="mulayer",
     granularity="intra_op",
     source="Kim et al., muLayer, EuroSys'19",
-    summary="every operator split over output channels at one coarse ratio, joined after each; ignores sharing costs",
+    summary="every operator split over output channels at one coarse ratio, joined after each, or whole branches of a "
+    "fork side by side; ignores sharing costs",
     units=("cpu", "gpu"),
     propose=_propose,
     memory=Memory.BUFFER,

@@ -1,7 +1,7 @@
 """ncnn (Tencent): the whole model on the CPU, or on the GPU by Vulkan.
 
-`Option::use_vulkan_compute` is off unless an app turns it on (Tencent/ncnn, src/option.cpp), so `ncnn_cpu` is what runs
-by default. With it on, every layer that has a Vulkan form runs on the GPU and each of the others on the CPU, with
+`Option::use_vulkan_compute` is off unless an app turns it on (Tencent/ncnn, src/option.cpp), so `ncnn_default` runs
+on the CPU. With it on, every layer that has a Vulkan form runs on the GPU and each of the others on the CPU, with
 uploads and downloads in between (src/net.cpp). Ignores what those cost, whether a layer is faster on the GPU at all,
 the layers' feature mask with which a person could say so, and the screen.
 """
@@ -13,8 +13,8 @@ from hetrl.agents.policies.single import whole_model
 
 SOURCE = "Tencent/ncnn"
 
-ncnn_cpu = HandPolicy(
-    id="ncnn_cpu",
+ncnn_default = HandPolicy(
+    id="ncnn_default",
     family="ncnn",
     granularity="single",
     source=SOURCE,

@@ -31,6 +31,7 @@ import numpy.typing as npt
 
 from hetrl.condition import Ui
 from hetrl.device_bridge.spec import GpuCost, Link
+from hetrl.device_bridge.surrogate.flat import Flat, flat
 from hetrl.device_bridge.surrogate.frames import Kernels, dropped_ms
 from hetrl.device_bridge.surrogate.op_time import BYTES_PER_ELEMENT
 from hetrl.device_bridge.surrogate.tables import MELEMS, MEMORIES, Option, Tables, link_of, made_inside
@@ -96,12 +97,12 @@ class CostModel:
 
     def __init__(self, tables: Tables, idle_w: float) -> None:
         self.tables = tables
-        self._idle_w = idle_w
+        self.idle_w = idle_w
         processors = tables.engine.processors
         self.host = next(i for i, p in enumerate(processors) if p.unit == "cpu")
-        self._cost_of = [p.cost for p in processors]
+        self.costs = [p.cost for p in processors]
         self.draws = np.array([p.unit == "gpu" for p in processors])  # the screen too; no other makes it wait
-        self._active_w = [p.active_w.value for p in processors]
+        self.active_w = [p.active_w.value for p in processors]
         options = tables.options
         self.split = np.array([o.split for o in options])
         self.chained = np.array([o.axis is Axis.HEIGHT for o in options])
@@ -120,6 +121,20 @@ class CostModel:
         )
         self.feeds_queue = np.array([any(self.draws[p] for p in o.processors) for o in options])
 
+        work = tables.workload
+        self.leaves = [max(work.last_use[t] for t in item.writes) for item in work.items]
+        self.dying = [
+            list({t for t in (*item.writes, *(r.tensor for r in item.reads)) if work.last_use[t] == k})
+            for k, item in enumerate(work.items)
+        ]
+        self.tensor_mb = np.array(work.elements) * BYTES_PER_ELEMENT / 1e6
+        self.begin_mb = sum(self.tensor_mb[t] for t in work.inputs)
+
+    @cached_property
+    def flat(self) -> Flat:
+        """All of this for compiled code."""
+        return flat(self)
+
     def _links(self, option: Option) -> list[Link]:
         """Links between a split's accelerators and their host; none of a single processor's."""
         return [link_of(self.tables.engine, p) for p in option.processors[:-1]]
@@ -131,7 +146,7 @@ class CostModel:
         rate = np.full((self._homes, self._homes), np.inf)
         np.fill_diagonal(fixed, 0.0)
         np.fill_diagonal(rate, 0.0)
-        for p in range(len(self._cost_of)):
+        for p in range(len(self.costs)):
             if p == self.host:
                 continue
             link = link_of(self.tables.engine, p)
@@ -181,7 +196,7 @@ class CostModel:
 
         Each further slice costs a launch to a busy queue; each window of kernels costs a wait for an empty one.
         """
-        cost = self._cost_of[processor]
+        cost = self.costs[processor]
         if not isinstance(cost, GpuCost):
             return busy, np.ones_like(busy)
         slices = np.maximum(1.0, np.ceil(np.where(np.isfinite(busy), busy, 0.0) / slice_ms))
@@ -196,8 +211,8 @@ class CostModel:
         walk.return_outputs()
         elapsed, size = walk.elapsed, len(walk.elapsed)
         # The host does the moving.
-        energy = self._idle_w * elapsed + self._active_w[self.host] * np.cumsum(walk.transfer, axis=0)[-1]
-        for p, watts in enumerate(self._active_w):
+        energy = self.idle_w * elapsed + self.active_w[self.host] * np.cumsum(walk.transfer, axis=0)[-1]
+        for p, watts in enumerate(self.active_w):
             energy += watts * walk.busy[p]
         drop = np.full(size, np.nan)
         if ui is not None:
@@ -214,11 +229,11 @@ class _Walk:
         self._model, self._batch = model, batch
         self._tables, self._work = model.tables, model.tables.workload
         n, size = batch.option.shape
-        self._mb = np.array(self._work.elements) * BYTES_PER_ELEMENT / 1e6
+        self._mb = model.tensor_mb
         self._homes = np.zeros((len(self._work.elements), size), dtype=np.int64)
         self._homes[list(self._work.inputs)] = 1 << HOST_HOME
         self._shared: dict[int, tuple[Ints, Floats]] = {}  # tensor -> (segment, elements) a host part already has
-        self._live_mb = np.full(size, sum(self._mb[t] for t in self._work.inputs))
+        self._live_mb = np.full(size, model.begin_mb, dtype=np.float64)
         self.peak_mb = self._live_mb.copy()
         self.weights_mb = np.zeros(size)
         self.elapsed = np.zeros(size)
@@ -241,7 +256,7 @@ class _Walk:
         home = model.home_of[model.owner[option], memory]
         moved = self._operands(k, option, offset, home)
         step = self._processors(k, option, offset)
-        leaves = max(self._work.last_use[t] for t in item.writes) > batch.end[k]
+        leaves = model.leaves[k] > batch.end[k]
         rate = model.share_rates[1][option, memory]
         tail = np.where(model.split[option] & leaves, rate * self._tables.host_out[k, option, offset], 0.0)
         drained = (moved > 0) | ~model.feeds_queue[option]
@@ -265,7 +280,7 @@ class _Walk:
             self._homes[tensor] = 1 << home
             self._live_mb += self._mb[tensor]
         self.peak_mb = np.maximum(self.peak_mb, self._live_mb)
-        for tensor in {t for t in (*item.writes, *(r.tensor for r in item.reads)) if self._work.last_use[t] == k}:
+        for tensor in model.dying[k]:
             self._live_mb -= np.bitwise_count(self._homes[tensor]) * self._mb[tensor]
 
     def _side_by_side_groups(self) -> Bools:

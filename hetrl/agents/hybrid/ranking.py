@@ -1,0 +1,91 @@
+"""What the surrogate says of plans, corrected by what has been measured; asking it costs no evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from hetrl.agents.hybrid.correction import Correction, Effects, Segments
+from hetrl.agents.ledger import Ledger
+from hetrl.envs.evaluate import Outcomes, evaluate
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+FAILURES_WORTH = 2.0  # measurements that the belief in a placement which only failed so far is worth
+
+
+class Ranking:
+    """Ranks plans for one run, and learns from the ledger's trials."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._space = ledger.space
+        self.trusted = ledger.device is ledger.space.device  # the surrogate is the device: nothing to correct
+        self._correction = Correction(ledger.space)
+        self._learned = 0  # trials that were taken in
+        self._fates = np.zeros(
+            (2, ledger.space.groups, len(ledger.space.options))
+        )  # groups' placements: failed, worked
+
+    def learn(self) -> None:
+        """Take in the trials that are new."""
+        trials = [t for t in self._ledger.trials[self._learned :] if t.decisions is not None]
+        self._learned = len(self._ledger.trials)
+        if self.trusted or not trials:
+            return
+        plans = np.array([t.decisions for t in trials], dtype=np.int64).T
+        predicted = self._predicted(plans)
+        measured = self._ledger.recall(plans)
+        batch, _ = self._space.schedules(plans)
+        worked = np.isfinite(measured.latency_ms)
+        for fate in (0, 1):
+            of = np.flatnonzero(worked == bool(fate))
+            np.add.at(self._fates[fate], (np.arange(self._space.groups)[:, None], batch.option[:, of]), 1)
+        took = Segments.of(self._space, batch, measured.segment_ms)
+        self._correction.learn(Segments.of(self._space, batch, predicted.segment_ms), took.ms)
+
+    def beliefs(self, count: int, rng: np.random.Generator) -> Effects | None:
+        """What the correction may be: the best guess, then draws from what is not known yet; None for no correction."""
+        return None if self.trusted else self._correction.draws(count, rng)
+
+    def outcomes(self, plans: Ints, beliefs: Effects | None = None, which: Ints | None = None) -> Outcomes:
+        """Outcomes (B,) of complete decisions (length, B), with latencies as the belief `which` (B,) has them.
+
+        :param beliefs: the best guess by default.
+        """
+        predicted = self._predicted(plans)
+        if self.trusted:
+            return predicted
+        if beliefs is None or which is None:
+            beliefs, which = self._correction.guess(), np.zeros(plans.shape[1], dtype=np.int64)
+        batch, _ = self._space.schedules(plans)
+        segments = Segments.of(self._space, batch, predicted.segment_ms)
+        size = plans.shape[1]
+        plain = np.bincount(segments.plan, segments.ms, minlength=size)
+        moved = np.bincount(segments.plan, segments.ms * segments.factors(beliefs, which), minlength=size)
+        factor = np.divide(moved, plain, out=np.ones(size), where=np.isfinite(plain) & (plain > 0))
+        return replace(predicted, latency_ms=predicted.latency_ms * factor * self._risk(batch.option))
+
+    def costs(self, plans: Ints, beliefs: Effects | None = None, which: Ints | None = None) -> Floats:
+        """(B,) the objective's numbers of `outcomes`, in ms."""
+        known = self.outcomes(plans, beliefs, which)
+        return self._ledger.objective.cost_ms(
+            known.latency_ms, known.accuracy_drop_pct, known.frame_drop_rate, self._ledger.reference_ms
+        )
+
+    def _predicted(self, plans: Ints) -> Outcomes:
+        return evaluate(self._space, self._space.device, self._ledger.condition, plans)
+
+    def _risk(self, option: Ints) -> Floats:
+        """(B,) what a plan's latency is multiplied by for a placement that has only failed so far."""
+        chance = np.maximum(_chance(*self._fates), _chance(*self._fates.sum(axis=1, keepdims=True)))
+        worst = chance[np.arange(len(option))[:, None], option].max(axis=0)
+        risk: Floats = 1.0 / (1.0 - worst)
+        return risk
+
+
+def _chance(failed: Floats, worked: Floats) -> Floats:
+    """That a placement fails again, of a group or of any: 0 once it worked, since something else was the reason."""
+    return np.where(worked == 0, failed / (failed + FAILURES_WORTH), 0.0)

@@ -1,0 +1,86 @@
+"""Rounds of a search that a surrogate guides: plans annealed on what it says, the most promising ones measured."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from hetrl.agents.hybrid.annealing import Visited, anneal
+from hetrl.agents.hybrid.moves import Layout, Moves
+from hetrl.agents.hybrid.ranking import Ranking
+from hetrl.agents.ledger import Ledger, column_key
+
+Ints = npt.NDArray[np.int64]
+ELITE = 16  # measured plans that later rounds start from
+
+
+class GuidedSearch:
+    """Proposes plans to one ledger.
+
+    :param chains: plans that are annealed side by side.
+    """
+
+    def __init__(self, ledger: Ledger, name: str, chains: int, rng: np.random.Generator) -> None:
+        self.ranking = Ranking(ledger)
+        self._ledger, self._name, self._rng = ledger, name, rng
+        self._chains = chains
+        self._moves = Moves(ledger.space, slowing=ledger.objective.max_frame_drop_rate is not None)
+        self.asked = 0  # plans that the surrogate was asked about in the last round
+
+    def widen(self) -> None:
+        """From now on also vary what only costs time, if the surrogate is right."""
+        self._moves = Moves(self._ledger.space, slowing=True)
+
+    def round(self, proposals: Ints, picks: int, steps: int, hot: float, cold: float) -> int:
+        """Anneal from the best plans and (length, B) proposals, and measure `picks`; how many new plans that were."""
+        self.ranking.learn()
+        beliefs = self.ranking.beliefs(picks, self._rng)
+        which = np.arange(self._chains) % picks
+
+        def costs(plans: Ints) -> npt.NDArray[np.float64]:
+            return self.ranking.costs(plans, beliefs, which)
+
+        start = self._start(proposals)
+        visited = anneal(self._moves, start, costs, steps=steps, hot=hot, cold=cold, rng=self._rng)
+        self.asked = len(visited.costs)
+        chosen = self._choose(visited, which, picks)
+        before = self._ledger.evaluations
+        if chosen.shape[1]:
+            self._ledger.outcomes(chosen, self._name)
+        return self._ledger.evaluations - before
+
+    def _start(self, proposals: Ints) -> Layout:
+        """Proposals and the elite share the chains; what they leave is filled at random."""
+        layouts = self._moves.random(self._chains, self._rng)
+        elite = self._elite()
+        places = self._rng.permutation(self._chains)
+        for plans in (elite, proposals):
+            if plans.shape[1]:
+                some, places = places[: self._chains // 2], places[self._chains // 2 :]
+                drawn = self._rng.integers(plans.shape[1], size=len(some))
+                layouts.put(some, self._moves.of(plans[:, drawn]))
+        return layouts
+
+    def _elite(self) -> Ints:
+        """(length, E) the best measured plans of the space."""
+        ledger = self._ledger
+        trials = [t for t in ledger.trials if t.decisions is not None and t.latency_ms is not None]
+        trials.sort(key=ledger.cost_ms)
+        return np.array([t.decisions for t in trials[:ELITE]], dtype=np.int64).reshape(-1, ledger.space.length).T
+
+    def _choose(self, visited: Visited, which: Ints, picks: int) -> Ints:
+        """For each belief in turn its best plan that is neither measured nor chosen yet."""
+        space, chosen = self._ledger.space, {}
+        for belief in range(picks):
+            mine = np.flatnonzero(which[visited.chain] == belief)
+            order = mine[np.argsort(visited.costs[mine], kind="stable")]
+            for begin in range(0, len(order), 64):
+                same = space.canonical(visited.plans[:, order[begin : begin + 64]])
+                fresh = np.flatnonzero(~self._ledger.measured(same))
+                new = next((b for b in fresh if column_key(same[:, b]) not in chosen), None)
+                if new is not None:
+                    chosen[column_key(same[:, new])] = same[:, new]
+                    break
+        if not chosen:
+            return np.zeros((space.length, 0), dtype=np.int64)
+        return np.array(list(chosen.values())).T

@@ -1,0 +1,1 @@
+"""Searches for plans that learn no policy: samplers of Optuna, annealing, beam search, random plans."""

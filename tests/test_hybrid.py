@@ -1,0 +1,162 @@
+"""The guided search: every move is a legal plan, the correction learns what is wrong, the search profits from it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import hetrl
+from hetrl.agents.auto import AutoConfig, for_budget
+from hetrl.agents.hybrid.annealing import anneal
+from hetrl.agents.hybrid.correction import PRIOR_SD, Correction, Effects, Segments
+from hetrl.agents.hybrid.moves import Moves
+from hetrl.agents.hybrid.ranking import Ranking
+from hetrl.agents.hybrid.search import GuidedSearch
+from hetrl.agents.ledger import Ledger
+from hetrl.agents.problem import Problem
+from hetrl.condition import Condition
+from hetrl.device_bridge.base import MockDevice
+from hetrl.device_bridge.spec import load_spec
+from hetrl.device_bridge.surrogate.device import SurrogateDevice
+from hetrl.envs.space import PlanSpace
+from hetrl.measurement import Failure, Measurement
+from hetrl.objective import Objective
+from hetrl.plan import Plan
+from hetrl.testing.models import random_decisions, random_graph
+
+LOOSE = Objective(max_accuracy_drop_pct=5.0)
+
+
+def space_of(seed: int, layers: int, engine: str = "mace", device: str = "d1") -> PlanSpace:
+    return PlanSpace(SurrogateDevice(load_spec(device), random_graph(seed, layers), engine), LOOSE)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 12), st.sampled_from(["mace", "ncnn", "tflite"]), st.booleans())
+def test_every_layout_is_a_legal_plan(seed: int, layers: int, engine: str, slowing: bool) -> None:
+    space = space_of(seed, layers, engine)
+    moves, rng = Moves(space, slowing=slowing), np.random.default_rng(seed)
+    layouts = moves.random(8, rng)
+    for _ in range(4):
+        plans = moves.decisions(layouts)
+        assert all(space.is_legal(plans[:, b]) for b in range(8))
+        layouts = moves.varied(layouts, rng)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 12))
+def test_a_plan_survives_the_way_to_a_layout_and_back(seed: int, layers: int) -> None:
+    space = space_of(seed, layers)
+    taken = random_decisions(space, seed, 8)
+    again = Moves(space, slowing=True)
+    assert (space.canonical(again.decisions(again.of(taken))) == space.canonical(taken)).all()
+
+
+def test_annealing_finds_the_optimum_of_a_small_chain() -> None:
+    problem = Problem.on(SurrogateDevice(load_spec("d1"), random_graph(3, 5)), Condition(), Objective())
+    ranking = Ranking(_ledger(problem, 10))
+    moves, rng = Moves(problem.space, slowing=False), np.random.default_rng(0)
+    visited = anneal(moves, moves.random(32, rng), ranking.costs, steps=150, hot=0.1, cold=0.002, rng=rng)
+    assert visited.plans.shape[1] == 32 * 151
+    assert visited.costs.min() == pytest.approx(problem.optimum.latency_ms, rel=0.005)
+
+
+def test_the_correction_learns_factors_per_placement_and_group() -> None:
+    space = space_of(1, 6)
+    rng = np.random.default_rng(0)
+    batch, _ = space.schedules(random_decisions(space, 0, 400))
+    predicted = Segments.of(space, batch, rng.uniform(1, 10, (400, space.groups)))
+    wrong = rng.normal(0, 0.3, (1, len(space.options) * 2, space.groups))
+    truth = Effects.of(wrong)
+    which = np.zeros(400, dtype=np.int64)
+    correction = Correction(space)
+    correction.learn(predicted, predicted.ms * predicted.factors(truth, which))
+    left = np.log(predicted.factors(truth, which) / predicted.factors(correction.guess(), which))
+    untouched = np.log(predicted.factors(truth, which))
+    assert np.sqrt(np.mean(left**2)) < 0.4 * np.sqrt(np.mean(untouched**2))
+
+
+def test_draws_are_wide_where_nothing_was_measured_and_narrow_elsewhere() -> None:
+    space = space_of(1, 6)
+    correction = Correction(space)
+    rng = np.random.default_rng(0)
+    batch, _ = space.schedules(random_decisions(space, 0, 300))
+    predicted = Segments.of(space, batch, np.ones((300, space.groups)))
+    which = np.arange(300) % 299 + 1  # not the best guess
+    before = np.log(predicted.factors(correction.draws(300, rng), which)).std()
+    correction.learn(predicted, predicted.ms)
+    after = np.log(predicted.factors(correction.draws(300, rng), which)).std()
+    assert before > PRIOR_SD / 2 and after < before / 4
+    assert np.allclose(np.log(predicted.factors(correction.guess(), 0 * which)), 0)
+
+
+def test_a_wrong_surrogate_is_corrected() -> None:
+    """On a device whose placements are up to half as fast or twice as slow as its surrogate says."""
+    graph = hetrl.load_model("resnet18")
+    surrogate = SurrogateDevice(load_spec("d1"), graph)
+    device, best_ms = _unlike(surrogate, 0.3)
+    problem = Problem.on(device, Condition(), Objective())
+    misled_ms = device.measure(problem.optimal_plan(), Condition()).latency_ms
+    assert misled_ms is not None and misled_ms > 1.02 * best_ms
+    ledger = _ledger(problem, 150)
+    search = GuidedSearch(ledger, "guided", 64, np.random.default_rng(0))
+    nothing = np.zeros((problem.space.length, 0), dtype=np.int64)
+    steps = 150
+    while not ledger.exhausted:
+        search.round(nothing, 8, steps, 0.05, 0.002)
+        steps = 30
+    assert ledger.best is not None and ledger.best.cost_ms < (best_ms + misled_ms) / 2
+
+
+def test_what_always_fails_is_left_alone() -> None:
+    surrogate = SurrogateDevice(load_spec("d1"), random_graph(5, 8))
+    asked: list[bool] = []
+
+    def refuses_splits(plan: Plan, condition: Condition) -> Measurement:
+        asked.append(any(len(segment.processors) > 1 for segment in plan.segments))
+        if asked[-1]:
+            return Measurement.failed(Failure.UNSUPPORTED, "no splits here")
+        return surrogate.measure(plan, condition)
+
+    problem = Problem.on(MockDevice(surrogate.spec, surrogate.graph, refuses_splits), Condition(), Objective())
+    ledger = _ledger(problem, 120)
+    asked.clear()
+    search = GuidedSearch(ledger, "guided", 64, np.random.default_rng(0))
+    nothing = np.zeros((problem.space.length, 0), dtype=np.int64)
+    while not ledger.exhausted and search.round(nothing, 8, 60, 0.05, 0.002):
+        pass
+    assert sum(asked[-40:]) <= 20 < len(asked)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"chains": 0}, "chains must be at least 1"),
+        ({"chains": 2, "picks_at_most": 4}, "give chains"),
+        ({"cold": 0.5}, "temperatures must fall"),
+    ],
+)
+def test_settings_that_make_no_sense(wrong: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        AutoConfig(**wrong)  # type: ignore[arg-type]
+    assert for_budget(1) == for_budget(10_000)
+
+
+def _ledger(problem: Problem, budget: int) -> Ledger:
+    ledger = Ledger(problem.space, problem.device, problem.condition, problem.objective, budget)
+    ledger.measure(problem.cpu_plan(), "reference")
+    ledger.reference_ms = problem.reference_ms
+    return ledger
+
+
+def _unlike(surrogate: SurrogateDevice, deviation: float) -> tuple[MockDevice, float]:
+    """A device on which each placement of each group takes another time, and what its best plan takes."""
+    real = SurrogateDevice(surrogate.spec, surrogate.graph, surrogate.engine_name)
+    times = real.cost_model(0.0, condition=Condition()).tables.time_ms  # (memory, group, option, offset, processor)
+    rng = np.random.default_rng(1)
+    times.setflags(write=True)
+    times *= np.exp(deviation * rng.standard_normal((*times.shape[:3], 1, 1)))
+    best = Problem.on(real, Condition(), Objective()).optimum
+    return MockDevice(real.spec, real.graph, real.measure), best.latency_ms
