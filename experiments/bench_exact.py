@@ -10,7 +10,7 @@ import argparse
 import time
 from dataclasses import dataclass
 
-from hetrl.agents.exact import Exact, additive, exact
+from hetrl.agents.exact import Exact, additive, side_by_side
 from hetrl.condition import Condition, parse_condition
 from hetrl.device_bridge.spec import load_spec
 from hetrl.device_bridge.surrogate.device import SurrogateDevice
@@ -45,11 +45,13 @@ def timed(device: str, model: str, condition: Condition) -> Timed:
     for ratio in space.prune_ratios:
         space.device.cost_model(ratio, condition=condition)
     began = time.process_time()
-    additive(space, Objective(), condition)
-    serial = time.process_time()
-    best = exact(space, Objective(), condition)
-    both_ms, additive_ms = 1000 * (time.process_time() - serial), 1000 * (serial - began)
-    return Timed(device, model, space.groups, additive_ms, both_ms - additive_ms if space.branches else None, best)
+    best = additive(space, Objective(), condition)
+    additive_ms = 1000 * (time.process_time() - began)
+    if not space.branches:
+        return Timed(device, model, space.groups, additive_ms, None, best)
+    began = time.process_time()
+    best = side_by_side(space, Objective(), condition, best)
+    return Timed(device, model, space.groups, additive_ms, 1000 * (time.process_time() - began), best)
 
 
 def main() -> None:

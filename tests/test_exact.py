@@ -248,7 +248,7 @@ def test_exact_of_the_zoo_is_proven_quickly(name: str) -> None:
 def test_hot_branches_side_by_side_are_proven() -> None:
     """The GPU is throttled to the CPU's speed, so that sharing the pyramid's branches pays, and is hard to prove."""
     pytest.importorskip("ortools", reason="the extra `exact` is not installed")
-    space = PlanSpace(SurrogateDevice(load_spec("d2"), resolve_model("retinaface")), FASTEST)
+    space = PlanSpace(SurrogateDevice(load_spec("d6"), resolve_model("retinaface")), FASTEST)
     hot = parse_condition("sigma2")
     best = exact(space, FASTEST, hot)
     assert best.proven and best.schedule is not None and best.schedule.overlap

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from hetrl.agents.base import AgentRun, Method
 from hetrl.agents.hybrid.search import GuidedSearch
+
+Ints = npt.NDArray[np.int64]
 
 
 class AutoConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Settings.
 
+    :param environments: plans that the policy proposes per round, 0 for no policy; a batch of `batch_size` decisions
+        per gradient step, `epochs` times.
     :param chains: plans that are annealed side by side.
     :param first_steps: annealing steps of the first round, `steps` those of every later one.
     :param hot: temperature that the first round begins at, as a fraction of a plan's cost; `warm` the later ones'.
@@ -25,6 +30,9 @@ class AutoConfig(msgspec.Struct, frozen=True, kw_only=True):
     :param patience: rounds without any new plan after which the space counts as exhausted.
     """
 
+    environments: int = 64
+    batch_size: int = 512
+    epochs: int = 4
     chains: int = 64
     first_steps: int = 200
     steps: int = 40
@@ -37,6 +45,8 @@ class AutoConfig(msgspec.Struct, frozen=True, kw_only=True):
     patience: int = 5
 
     def __post_init__(self) -> None:
+        if self.environments < 0 or self.batch_size < 2 or self.epochs < 1:
+            raise ValueError("a policy needs environments >= 0 (0 for none), batch_size >= 2 and epochs >= 1")
         for name in ("chains", "first_steps", "steps", "picks_at_least", "patience"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1")
@@ -54,19 +64,46 @@ def for_budget(budget: int) -> AutoConfig:
 
 
 def _propose(run: AgentRun, config: AutoConfig) -> None:
-    rng = np.random.default_rng(run.seed)
-    search = GuidedSearch(run.ledger, run.name, config.chains, rng)
-    none = np.zeros((run.ledger.space.length, 0), dtype=np.int64)
-    idle, first = 0, True
-    while not run.ledger.exhausted and idle < config.patience:
-        steps, hot = (config.first_steps, config.hot) if first else (config.steps, config.warm)
-        picks = round(config.picks_share * run.ledger.evaluations)
-        picks = min(max(picks, config.picks_at_least), config.picks_at_most)
-        new = search.round(none, picks, steps, hot, config.cold)
-        run.env_steps += search.asked * run.ledger.space.length
-        idle, first = 0 if new else idle + 1, False
-        if idle:
-            search.widen()
+    rounds = _Rounds(run, config)
+    if config.environments == 0:
+        nothing = np.zeros((run.ledger.space.length, 0), dtype=np.int64)
+        while not run.ledger.exhausted and rounds.idle < config.patience:
+            rounds.next(nothing)
+        return
+    from hetrl.agents.maskable_ppo import model_for
+    from hetrl.agents.sb3.config import PpoConfig
+    from hetrl.agents.sb3.learning import learn
+
+    policy = PpoConfig(
+        environments=config.environments, batch_size=config.batch_size, epochs=config.epochs, patience=config.patience
+    )
+    learn(
+        run,
+        policy,
+        model_for(run, policy),
+        evaluator=rounds.search.ranking.outcomes,
+        then=lambda finished: rounds.next(finished.taken),
+    )
+
+
+class _Rounds:
+    """The rounds of one run, each with what suits what has been measured."""
+
+    def __init__(self, run: AgentRun, config: AutoConfig) -> None:
+        self._run, self._config = run, config
+        self.search = GuidedSearch(run.ledger, run.name, config.chains, np.random.default_rng(run.seed))
+        self.idle = 0  # rounds without a new plan
+        self._first = True
+
+    def next(self, proposals: Ints) -> None:
+        """One round, from (length, B) proposals."""
+        config, ledger = self._config, self._run.ledger
+        picks = min(max(round(config.picks_share * ledger.evaluations), config.picks_at_least), config.picks_at_most)
+        steps, hot = (config.first_steps, config.hot) if self._first else (config.steps, config.warm)
+        new = self.search.round(proposals, picks, steps, hot, config.cold)
+        self.idle, self._first = 0 if new else self.idle + 1, False
+        if self.idle:
+            self.search.widen()
 
 
 auto = Method("a policy proposes, the surrogate ranks, local search refines", AutoConfig, for_budget, _propose)

@@ -52,7 +52,7 @@ def exact(space: PlanSpace, objective: Objective, condition: Condition) -> Exact
     `schedule` is None, and `latency_ms` inf, if no candidate keeps the frame limit or fits into memory.
     """
     best = additive(space, objective, condition)
-    return _side_by_side(space, objective, condition, best) if space.branches else best
+    return side_by_side(space, objective, condition, best) if space.branches else best
 
 
 def additive(space: PlanSpace, objective: Objective, condition: Condition) -> Exact:
@@ -101,7 +101,7 @@ def _certified(best: Exact, bound_ms: float, tolerance: float) -> Exact:
     return replace(best, bound_ms=best.latency_ms if best.latency_ms <= bound_ms * (1 + tolerance) else bound_ms)
 
 
-def _side_by_side(space: PlanSpace, objective: Objective, condition: Condition, best: Exact) -> Exact:
+def side_by_side(space: PlanSpace, objective: Objective, condition: Condition, best: Exact) -> Exact:
     """The best of a serial plan and of plans whose branches overlap, and a bound on both kinds."""
     problems = []
     for ratio in space.prune_ratios:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from hetrl.agents.base import AgentRun, Method
 from hetrl.agents.sb3.config import PpoConfig, ppo_config
 from hetrl.agents.sb3.learning import layers, learn
@@ -9,14 +11,16 @@ from hetrl.agents.sb3.on_policy import ImitatingMaskablePPO
 from hetrl.agents.sb3.vec_env import TrainingVecEnv
 
 
-def _propose(run: AgentRun, config: PpoConfig) -> None:
+def model_for(run: AgentRun, config: PpoConfig) -> Callable[[TrainingVecEnv], ImitatingMaskablePPO]:
+    """What makes the model for the run's environments."""
+
     def make(env: TrainingVecEnv) -> ImitatingMaskablePPO:
         length = run.ledger.space.length
         return ImitatingMaskablePPO(
             "MlpPolicy",
             env,
             n_steps=length,
-            batch_size=min(config.batch_size, length * config.environments),
+            batch_size=config.batch(length),
             n_epochs=config.epochs,
             gamma=1.0,
             gae_lambda=config.gae_lambda,
@@ -28,7 +32,11 @@ def _propose(run: AgentRun, config: PpoConfig) -> None:
             device="cpu",
         ).prepared(run, config)
 
-    learn(run, config, make)
+    return make
+
+
+def _propose(run: AgentRun, config: PpoConfig) -> None:
+    learn(run, config, model_for(run, config))
 
 
 maskable_ppo = Method(

@@ -20,7 +20,7 @@ def _propose(run: AgentRun, config: PpoConfig) -> None:
                 "MlpPolicy",
                 env,
                 n_steps=length,
-                batch_size=min(config.batch_size, length * config.environments),
+                batch_size=config.batch(length),
                 n_epochs=config.epochs,
                 gamma=1.0,
                 gae_lambda=config.gae_lambda,

@@ -77,11 +77,7 @@ class SegmentCosts:
         sets = np.arange(1 << len(homes))
         masks = sum(((sets >> i) & 1) << home for i, home in enumerate(homes.tolist()))
         self._way_ms = model.conversion_ms[:, masks][:, :, homes]  # (tensors, home sets, homes)
-        work = position_work(model, memory, window, np.inf if slice_ms is None else slice_ms, duty)
-        stall = model.tables.stall_ms
-        self._work = work * (1 + model.contention)[None, :, None]
-        if stall is not None:
-            self._work = self._work + stall[self._m]
+        self._work = work_ms(model, memory, window, slice_ms, duty)
         self._live = tuple(map(self._live_at, range(self.positions + 1)))
         self._cost_ms, self._option = self._cheapest()
         self.rest_ms = self._rest()
@@ -135,7 +131,7 @@ class SegmentCosts:
 
     def _cheapest(self) -> tuple[Floats, Ints]:
         """(n, depth, homes) cost of the cheapest segment per first position, length - 1 and home, and its option."""
-        whole, chains = self._whole(), chain_costs(self._model, self._work, self._memory)
+        whole, chains = alone_ms(self._model, self._memory, self._work, self._possible), chain_costs(self._model, self._work, self._memory)
         total = chains.work_ms + chains.share_ms + chains.tail_ms  # (n, depth, S)
         n, depth, _ = total.shape
         allowed = self._possible[:, chains.options]
@@ -145,7 +141,8 @@ class SegmentCosts:
         homes = self._way_ms.shape[2]
         cost, option = np.full((n, depth, homes), np.inf), np.zeros((n, depth, homes), dtype=np.int64)
         for home in range(homes):
-            singles, heights = np.flatnonzero(self._home == home), np.flatnonzero(self._home[chains.options] == home)
+            singles = np.flatnonzero((self._home == home) & ~self._model.chained)
+            heights = np.flatnonzero(self._home[chains.options] == home)
             if len(heights):
                 best = total[..., heights].argmin(axis=2)
                 cost[..., home] = np.take_along_axis(total[..., heights], best[..., None], axis=2)[..., 0]
@@ -155,23 +152,6 @@ class SegmentCosts:
             shorter = alone <= cost[:, 0, home]
             cost[shorter, 0, home], option[shorter, 0, home] = alone[shorter], singles[best][shorter]
         return cost, option
-
-    def _whole(self) -> Floats:
-        """(n, O) cost of each group as a segment of its own, inf under height options, which are chains."""
-        tables, work = self._model.tables, self._workload
-        fixed, rate = (a[:, self._m] for a in self._model.share_rates)
-        cost = np.where(self._possible, self._work[:, :, 0], np.inf)
-        cost[:, self._model.chained] = np.inf
-        for k, item in enumerate(work.items):
-            shared: dict[int, Floats] = {}
-            for read, piece in zip(item.reads, tables.host_in[k], strict=True):
-                had = shared.get(read.tensor, 0.0)  # as the cost model counts it, once if others read it too
-                twice = len(work.readers[read.tensor]) > 1
-                shared[read.tensor] = np.maximum(had, piece[:, 0]) if twice else had + piece[:, 0]
-            leaves = max(work.last_use[t] for t in item.writes) > k
-            moved = sum(shared.values()) + (tables.host_out[k, :, 0] if leaves else 0.0)
-            cost[k] += np.where(self._model.split, fixed + rate * moved, 0.0)
-        return cost
 
     def _move(self, start: int, end: int, home: int) -> Move:
         work, before, after = self._workload, self._live[start], self._live[end + 1]
@@ -199,3 +179,34 @@ class SegmentCosts:
         work = self._workload
         last = ((t, work.readers[t][-1] if work.readers[t] else work.made_at[t]) for t in work.outputs)
         return [t for t, position in last if start <= position <= end]
+
+
+def work_ms(
+    model: CostModel, memory: Memory, window: int, slice_ms: float | None, duty: tuple[float, ...]
+) -> Floats:
+    """(n, O, L) time that each position works under each option: its slowest part, slowed down by the others."""
+    work = position_work(model, memory, window, np.inf if slice_ms is None else slice_ms, duty)
+    work *= (1 + model.contention)[None, :, None]
+    stall = model.tables.stall_ms
+    return work if stall is None else work + stall[MEMORIES.index(memory)]
+
+
+def alone_ms(model: CostModel, memory: Memory, work: Floats, possible: Bools) -> Floats:
+    """(n, O) cost of each group as a segment of its own whose operands lie where it reads them, inf if impossible.
+
+    :param work: what `work_ms` gives.
+    :param possible: (n, O) which options a plan may choose for which group.
+    """
+    tables = model.tables
+    fixed, rate = (a[:, MEMORIES.index(memory)] for a in model.share_rates)
+    cost = np.where(possible, work[:, :, 0], np.inf)
+    for k, item in enumerate(tables.workload.items):
+        shared: dict[int, Floats] = {}
+        for read, piece in zip(item.reads, tables.host_in[k], strict=True):
+            had = shared.get(read.tensor, 0.0)  # as the cost model counts it, once if others read it too
+            twice = len(tables.workload.readers[read.tensor]) > 1
+            shared[read.tensor] = np.maximum(had, piece[:, 0]) if twice else had + piece[:, 0]
+        leaves = max(tables.workload.last_use[t] for t in item.writes) > k
+        moved = sum(shared.values()) + (tables.host_out[k, :, 0] if leaves else 0.0)
+        cost[k] += np.where(model.split, fixed + rate * moved, 0.0)
+    return cost

@@ -14,7 +14,9 @@ from typer.core import TyperGroup
 from hetrl import __version__
 from hetrl.errors import HetrlError, UnknownName
 
-COMMANDS = ("train", "compare", "measure", "tasks", "plan", "profile", "devices", "models", "policies")
+COMMANDS = (
+    "train", "search", "compare", "measure", "tasks", "plan", "profile", "devices", "models", "policies", "methods"
+)  # fmt: skip
 INTERRUPTED = 130
 INTERNAL = 70  # EX_SOFTWARE: a defect of hetrl
 

@@ -33,6 +33,14 @@ Conditions = Annotated[
     ),
 ]
 Agent = Annotated[str, typer.Option("--agent", metavar="NAME", help="The agent that learns.")]
+Sampler = Annotated[str, typer.Option("--sampler", metavar="NAME", help="The search that proposes plans.")]
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="TOML or JSON file of settings, over those that suit the budget."),
+]
+NoSeeds = Annotated[bool, typer.Option("--no-seeds", help="Start from no hand policy and no exact plan.")]
+Resume = Annotated[Path | None, typer.Option("--resume", metavar="RUN", help="Continue the run in this folder.")]
+Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder for the run (runs/MODEL-DEVICE).")]
 Budget = Annotated[int | None, typer.Option("--budget", metavar="N", help="Plans to measure at most (1000).")]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Same seed, same plan.")]
 MaxAccuracyDrop = Annotated[

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from hetrl.envs.evaluate import Outcomes
 from hetrl.envs.features import dynamic_size, static_features
+from hetrl.envs.masks import MaskTables
 from hetrl.envs.space import CONTINUE, GRANULARITIES, Granularity, PlanSpace
 from hetrl.objective import Objective
 
@@ -55,30 +56,34 @@ class PartitionCore:
         self.reference_ms = reference_ms
         self.size = size
         self._evaluator = evaluator
-        self._static = static_features(space)
-        self._dynamic_size = dynamic_size(space)
-        self._taken: Ints = np.zeros((space.length, size), dtype=np.int64)
-        self.step_number = 0
-        self.lost: Bools = np.zeros(size, dtype=np.bool_)
+        self._masks = MaskTables(space)
         self._pinned = pinned
-        self._mask = self._first_mask()
+        self._static = static_features(space)
+        self._first_choice = np.cumsum([0, *(len(d.choices) for d in space.globals)])  # column in `_dynamic`
+        self._columns = np.arange(size)
+        self.lost: Bools = np.zeros(size, dtype=np.bool_)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Nothing is decided."""
+        self.step_number = 0
+        self._taken: Ints = np.zeros((self.space.length, self.size), dtype=np.int64)
+        self._dynamic = np.zeros((self.size, dynamic_size(self.space)), dtype=np.float32)
+        self._placed: Ints = np.zeros(self.size, dtype=np.int64)  # option of the segment at hand
+        self._length: Ints = np.zeros(self.size, dtype=np.int64)  # and how many groups it has
+        self._plan_rows: Ints = np.zeros(self.size, dtype=np.int64)
+        self._mask = self._next_mask()
+        self._mask[: self._pinned] = False
+        self._mask[: self._pinned, GRANULARITIES.index(Granularity.INTRA_OP)] = True
 
     def reset(self) -> Floats:
         """Begin B new plans; observations (B, F)."""
-        self._taken = np.zeros_like(self._taken)
-        self.step_number = 0
-        self._mask = self._first_mask()
+        self._begin()
         return self.observe()
-
-    def _first_mask(self) -> Bools:
-        mask = self.space.mask(0, self._taken)
-        mask[:, : self._pinned] = False
-        mask[GRANULARITIES.index(Granularity.INTRA_OP), : self._pinned] = True
-        return mask
 
     def masks(self) -> Bools:
         """(B, width) legal choices of the decision at hand."""
-        return self._mask.T
+        return self._mask
 
     def decisions(self, index: int) -> Ints:
         """(steps,) decisions taken so far of one plan."""
@@ -89,21 +94,46 @@ class PartitionCore:
 
         :return: rewards (B,), which decisions were repaired (B,), and the finished plans after the last decision.
         """
-        columns = np.arange(self.size)
-        wrong = ~self._mask[actions, columns]
-        chosen = np.where(wrong, self._mask.argmax(axis=0), actions)
+        wrong = ~self._mask[self._columns, actions]
+        chosen = np.where(wrong, self._mask.argmax(axis=1), actions) if wrong.any() else actions
         self._taken[self.step_number] = chosen
         self.step_number += 1
-        rewards = np.zeros(self.size)
         if self.step_number < self.space.length:
-            self._mask = self.space.mask(self.step_number, self._taken)
-            return rewards, wrong, None
+            self._advance(chosen)
+            return np.zeros(self.size), wrong, None
         outcomes = self._evaluator(self._taken)
         cost = self.objective.cost_ms(
             outcomes.latency_ms, outcomes.accuracy_drop_pct, outcomes.frame_drop_rate, self.reference_ms
         )
         rewards = np.where(self.lost, 0.0, np.log(self.reference_ms / cost))
         return rewards, wrong, Finished(self._taken.copy(), outcomes, cost)
+
+    def _advance(self, chosen: Ints) -> None:
+        """Go on to the next decision of each plan."""
+        step, dynamic = self.step_number - 1, self._dynamic
+        if step < len(self.space.globals):
+            dynamic[self._columns, self._first_choice[step] + chosen] = 1.0
+        else:
+            options = self._first_choice[-1]
+            begins = chosen != CONTINUE
+            dynamic[self._columns, options + self._placed] = 0.0
+            self._placed += begins * (chosen - 1 - self._placed)
+            self._length *= ~begins
+            self._length += 1
+            dynamic[self._columns, options + self._placed] = 1.0
+            dynamic[:, -1] = self._length / self.space.groups
+        self._mask = self._next_mask()
+
+    def _next_mask(self) -> Bools:
+        """(B, width) what is legal now; see `PlanSpace.mask`."""
+        step, first = self.step_number, len(self.space.globals)
+        if step < first:
+            legal = np.zeros((self.size, self.space.width), dtype=np.bool_)
+            legal[:, : len(self.space.globals[step].choices)] = True
+            return legal
+        if step == first:
+            self._plan_rows = self._masks.plan_rows(self._taken[0], self._taken[2])
+        return self._masks.look_up(step - first, self._plan_rows, self._placed, self._length)
 
     def final_infos(self, finished: Finished) -> dict[str, npt.NDArray[Any]]:
         """What is known of complete plans, (B,) each, NaN where there is no number.
@@ -124,18 +154,8 @@ class PartitionCore:
 
     def observe(self) -> Floats:
         """(B, F) float32: the decision at hand, its fusion group and the next ones, and what was decided so far."""
-        step, first = self.step_number, len(self.space.globals)
-        step = min(step, self.space.length - 1)
-        dynamic = np.zeros((self.size, self._dynamic_size), dtype=np.float32)
-        columns = np.arange(self.size)
-        at = 0
-        for number, decision in enumerate(self.space.globals):
-            if number < step:
-                dynamic[columns, at + self._taken[number]] = 1.0
-            at += len(decision.choices)
-        if step > first:
-            codes = self._taken[first:step]
-            start = np.where(codes != CONTINUE, np.arange(len(codes))[:, None], 0).max(axis=0)
-            dynamic[columns, at + codes[start, columns] - 1] = 1.0
-            dynamic[:, -1] = (len(codes) - start) / self.space.groups
-        return np.hstack([np.broadcast_to(self._static[step], (self.size, self._static.shape[1])), dynamic])
+        static = self._static[min(self.step_number, self.space.length - 1)]
+        seen = np.empty((self.size, len(static) + self._dynamic.shape[1]), dtype=np.float32)
+        seen[:, : len(static)] = static
+        seen[:, len(static) :] = self._dynamic
+        return seen

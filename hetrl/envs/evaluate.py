@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ import numpy.typing as npt
 from hetrl.condition import Condition
 from hetrl.device_bridge.base import Device
 from hetrl.device_bridge.surrogate.accelerate import Totals, totals
+from hetrl.device_bridge.surrogate.cost_model import Schedules
 from hetrl.device_bridge.surrogate.device import SurrogateDevice
 from hetrl.envs.space import PlanSpace
 from hetrl.measurement import Measurement
@@ -87,17 +89,31 @@ def of_measurements(measured: list[Measurement], accuracy_drop_pct: Floats, grou
 
 
 def _on_surrogate(space: PlanSpace, device: SurrogateDevice, condition: Condition, taken: Ints) -> Outcomes:
-    """Plans of equal pruning ratio share a cost model; they go through it in parts whose arrays are reused memory."""
+    """In parts whose arrays are small; plans of equal pruning ratio, which share a cost model, lie side by side."""
     outcomes = Outcomes.empty(taken.shape[1], space.groups)
-    for index, ratio in enumerate(space.prune_ratios):
-        plans = np.flatnonzero(taken[2] == index)
-        for begin in range(0, len(plans), _PART):
-            where = plans[begin : begin + _PART]
-            batch, prune = space.schedules(taken[:, where])
-            outcomes.accuracy_drop_pct[where] = space.accuracy_drop_pct(batch, prune)
-            found = totals(device.cost_model(ratio, condition=condition), batch, condition.ui)
-            fits = np.isfinite(found.latency_ms) & (found.peak_memory_mb <= device.memory_limit_mb)
-            where, known = where[fits], slice(None) if fits.all() else fits
-            for field in fields(Totals):
-                getattr(outcomes, field.name)[where] = getattr(found, field.name).T[known]
+    order = np.argsort(taken[2], kind="stable")
+    for begin in range(0, len(order), _PART):
+        where = order[begin : begin + _PART]
+        batch, prune = space.schedules(taken[:, where])
+        outcomes.accuracy_drop_pct[where] = space.accuracy_drop_pct(batch, prune)
+        found = _totals(space, device, condition, batch, prune)
+        fits = np.isfinite(found.latency_ms) & (found.peak_memory_mb <= device.memory_limit_mb)
+        where, known = where[fits], slice(None) if fits.all() else fits
+        for field in fields(Totals):
+            getattr(outcomes, field.name)[where] = getattr(found, field.name).T[known]
     return outcomes
+
+
+def _totals(
+    space: PlanSpace, device: SurrogateDevice, condition: Condition, batch: Schedules, prune: Ints
+) -> Totals:
+    """Totals of plans that are sorted by pruning ratio."""
+    bounds = np.flatnonzero(np.diff(prune, prepend=-1, append=-1)).tolist()
+    found = []
+    for begin, end in pairwise(bounds):
+        model = device.cost_model(space.prune_ratios[int(prune[begin])], condition=condition)
+        alike = Schedules(*(getattr(batch, field.name)[..., begin:end] for field in fields(Schedules)))
+        found.append(totals(model, alike, condition.ui))
+    if len(found) == 1:
+        return found[0]
+    return Totals(*(np.concatenate([getattr(t, f.name) for t in found], axis=-1) for f in fields(Totals)))

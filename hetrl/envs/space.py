@@ -38,6 +38,7 @@ QUEUE_WINDOWS = (16, 4, 2, 1)
 SLICES_MS: tuple[float | None, ...] = (None, 4.0, 1.0)
 DUTIES = (1.0, 0.75, 0.5, 0.25)
 CONTINUE = 0
+MIN_SUBGRAPH = 2  # groups of a segment of granularity `subgraph`
 _QUEUE_WINDOWS, _DUTIES = np.array(QUEUE_WINDOWS), np.array(DUTIES)
 _SLICES_MS = np.array([np.inf if ms is None else ms for ms in SLICES_MS])
 
@@ -118,14 +119,25 @@ class PlanSpace:
 
     def mask(self, step: int, taken: Ints) -> Bools:
         """(width, B) choices that are legal at `step`, given (length, B) decisions of which `step` are taken."""
-        legal = np.zeros((self.width, taken.shape[1]), dtype=np.bool_)
         first = len(self.globals)
-        if step < first:
-            legal[: len(self.globals[step].choices)] = True
-            return legal
-        k = step - first
-        granularity = taken[0]
-        affordable = self._affordable[taken[2]].T
+        if step > first:
+            placed, length = self._state(taken[first:step])
+            return self.group_mask(step - first, taken[0], taken[2], placed, length)
+        if step == first:
+            nothing = np.zeros(taken.shape[1], dtype=np.int64)
+            return self.group_mask(0, taken[0], taken[2], nothing, nothing)
+        legal = np.zeros((self.width, taken.shape[1]), dtype=np.bool_)
+        legal[: len(self.globals[step].choices)] = True
+        return legal
+
+    def group_mask(self, k: int, granularity: Ints, prune: Ints, placed: Ints, length: Ints) -> Bools:
+        """(width, B) codes that are legal for group `k`, from (B,) each.
+
+        :param granularity: its index, and that of the pruning ratio in `prune`.
+        :param placed: option of the segment before, which has `length` groups; neither matters for the first group.
+        """
+        legal = np.zeros((self.width, len(granularity)), dtype=np.bool_)
+        affordable = self._affordable[prune].T
         split_allowed = granularity == _INTRA_OP
         placements = self.possible[k][:, None] & (self.single[:, None] | split_allowed)
         legal[1 : 1 + len(self.options)] = placements & affordable
@@ -134,14 +146,13 @@ class PlanSpace:
             everywhere = self.possible.all(axis=0) & self.single
             legal[1 : 1 + len(self.options), one] = (everywhere[:, None] & affordable)[:, one]
             return legal
-        placed, length = self._state(taken[first:step])
         chains = self.chained[placed] & (length < MAX_CHAIN)
         legal[CONTINUE] = self.possible[k, placed] & (self.single[placed] | chains)
         same = np.flatnonzero(self.single[placed] & legal[CONTINUE])
         legal[1 + placed[same], same] = False  # a neighbour on the same processor is the same segment
         legal[1:, one] = False
         short = (granularity == GRANULARITIES.index(Granularity.SUBGRAPH)) & legal[CONTINUE]
-        legal[1:, short & ((length < 2) | (k == self.groups - 1))] = False
+        legal[1:, short & ((length < MIN_SUBGRAPH) | (k == self.groups - 1))] = False
         return legal
 
     def canonical(self, taken: Ints) -> Ints:

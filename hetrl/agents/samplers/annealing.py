@@ -39,7 +39,7 @@ class AnnealingConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     def temperature(self, evaluations: int) -> float:
         """After so many evaluations."""
-        return self.hot * (self.cold / self.hot) ** min(1.0, evaluations / self.cooling)
+        return self.hot * math.pow(self.cold / self.hot, min(1.0, evaluations / self.cooling))
 
 
 def _propose(run: AgentRun, config: AnnealingConfig) -> None:

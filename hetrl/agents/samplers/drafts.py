@@ -65,7 +65,9 @@ class Drawer:
         option, start = batch.option[:, 0], batch.start[:, 0]
         heads = taken[: len(space.globals)].copy()
         heads[0] = INTER_OP if batch.overlap[0] else INTRA_OP
-        begins = (start == np.arange(space.groups)) & space.chained[option]
+        positions = np.arange(space.groups)
+        before = np.append(0, positions[1:] - start[:-1])  # how long the segment before a position is
+        begins = (start == positions) & space.chained[option] & (before < MAX_CHAIN)
         return Draft(heads, option, begins)
 
     @cached_property

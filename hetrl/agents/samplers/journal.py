@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from optuna import Study, create_study
+from optuna import Study, create_study, load_study
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial
@@ -61,7 +61,9 @@ class Journal:
 
     def _open(self) -> Study:
         storage = JournalStorage(_Backend(str(self._path)))
-        return create_study(storage=storage, study_name=self._name, load_if_exists=True)
+        if storage.get_all_studies():
+            return load_study(study_name=None, storage=storage)
+        return create_study(storage=storage, study_name=self._name)
 
     def _cut(self) -> None:
         """Keep the first `count` trials."""

@@ -45,7 +45,7 @@ class ModelConfig(OptunaConfig, frozen=True, kw_only=True):
     """
 
     startup: int = 10
-    memory: int = 150
+    memory: int = 100
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -82,12 +82,11 @@ def _tpe(run: AgentRun, config: ModelConfig) -> None:
     from optuna.samplers import TPESampler
 
     from hetrl.agents.samplers.optuna_search import Optimiser, Values
-    import os
 
     def make(seed: int) -> TPESampler:
         return TPESampler(n_startup_trials=config.startup, constant_liar=False, seed=seed)
 
-    _search(run, config, Optimiser(make, memory=config.memory, values=Values[os.environ.get("VAL","CATEGORIES")]))
+    _search(run, config, Optimiser(make, memory=config.memory, values=Values.CATEGORIES))
 
 
 def _nsga2(run: AgentRun, config: PopulationConfig) -> None:
@@ -119,13 +118,13 @@ def _gp(run: AgentRun, config: ModelConfig) -> None:
     import torch
     from optuna.samplers import GPSampler
 
-    from hetrl.agents.samplers.optuna_search import Optimiser
+    from hetrl.agents.samplers.optuna_search import Optimiser, Values
 
     def make(seed: int) -> GPSampler:
         return GPSampler(n_startup_trials=config.startup, deterministic_objective=True, seed=seed)
 
     torch.set_num_threads(1)  # sums in several threads may differ in their last bits from run to run
-    _search(run, config, Optimiser(make, memory=config.memory))
+    _search(run, config, Optimiser(make, memory=config.memory, values=Values.REALS))
 
 
 def _need(package: str, feature: str) -> None:

@@ -44,7 +44,7 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
     hidden: int = 64
     free: float = 0.25
     changes: float = 3.0
-    patience: int = 100
+    patience: int = 30
 
     def __post_init__(self) -> None:
         """
@@ -73,12 +73,20 @@ class OnPolicyConfig(AgentConfig, frozen=True, kw_only=True):
 class PpoConfig(OnPolicyConfig, frozen=True, kw_only=True):
     """Settings of proximal policy optimisation, with masks and without.
 
-    :param batch_size: decisions per gradient step; a batch is never larger than what the environments bring.
+    :param batch_size: decisions per gradient step, at most all that the environments bring.
     """
 
     batch_size: int = 256
     epochs: int = 8
     clip_range: float = 0.2
+
+    def batch(self, length: int) -> int:
+        """`batch_size` for plans of so many decisions, such that no last batch is of one: it has no deviation."""
+        decisions = length * self.environments
+        size = min(self.batch_size, decisions)
+        while decisions % size == 1:
+            size += 1
+        return size
 
 
 MANY = 20_000  # evaluations from which many plans per update pay

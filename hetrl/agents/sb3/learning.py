@@ -14,7 +14,7 @@ from hetrl.agents.base import AgentRun
 from hetrl.agents.credit import Floats, step_rewards, work_weights
 from hetrl.agents.sb3.config import AgentConfig
 from hetrl.agents.sb3.vec_env import TrainingVecEnv
-from hetrl.envs.core import Finished, PartitionCore
+from hetrl.envs.core import Evaluator, Finished, PartitionCore
 
 FOR_EVER = 10**12  # decisions; the ledger ends the loop
 
@@ -22,7 +22,9 @@ FOR_EVER = 10**12  # decisions; the ledger ends the loop
 class Learner(Protocol):
     """What a model must do beside being stable-baselines3's. A rollout is one whole plan per environment."""
 
-    policy: nn.Module
+    @property
+    def policy(self) -> nn.Module:
+        """What it has learnt."""
 
     def take_in(self, finished: Finished, rewards: Floats) -> None:
         """Learn from these (length, B) rewards of the rollout that has ended, in place of the environment's."""
@@ -34,11 +36,12 @@ class Learner(Protocol):
 class Pacer(BaseCallback):
     """Hands out credit by timeline; stops learning when the budget is spent, or nothing new comes any more."""
 
-    def __init__(self, run: AgentRun, env: TrainingVecEnv, patience: int) -> None:
+    def __init__(self, run: AgentRun, env: TrainingVecEnv, patience: int, then: Callable[[Finished], None]) -> None:
         super().__init__()
         self._run = run
         self._env = env
         self._patience = patience
+        self._then = then
         self._weights = work_weights(run.ledger.space)
         self._evaluations = run.ledger.evaluations
         self._idle = 0
@@ -53,6 +56,7 @@ class Pacer(BaseCallback):
             return
         learner: Any = self.model
         learner.take_in(finished, step_rewards(ledger.space, self._weights, finished, ledger.reference_ms))
+        self._then(finished)
         self._idle = self._idle + 1 if ledger.evaluations == self._evaluations else 0
         self._evaluations = ledger.evaluations
 
@@ -63,13 +67,19 @@ def learn(
     make: Callable[[TrainingVecEnv], Learner],
     *,
     shows_masks: bool = False,
+    evaluator: Evaluator | None = None,
+    then: Callable[[Finished], None] = lambda finished: None,
 ) -> None:
-    """Learn until the run's budget is spent, with the model that `make` makes for the environments."""
+    """Learn until the run's budget is spent, with the model that `make` makes for the environments.
+
+    :param evaluator: what the environments ask for outcomes, by default the ledger.
+    :param then: called with the plans of each rollout, before the update that learns from them.
+    """
     ledger = run.ledger
     core = PartitionCore(
         ledger.space,
         ledger.objective,
-        lambda taken: ledger.outcomes(taken, run.name),
+        evaluator or (lambda taken: ledger.outcomes(taken, run.name)),
         ledger.reference_ms,
         config.environments,
         pinned=round(config.environments * (1 - config.free)),
@@ -79,7 +89,7 @@ def learn(
     torch.distributions.Distribution.set_default_validate_args(False)  # logits are finite, masks leave a choice
     model = make(env)
     try:
-        model.learn(FOR_EVER, callback=Pacer(run, env, config.patience))
+        model.learn(FOR_EVER, callback=Pacer(run, env, config.patience, then))
     finally:
         run.save_weights = lambda folder: save(model.policy, folder)
 
@@ -93,5 +103,3 @@ def save(policy: nn.Module, folder: Path) -> None:
 def layers(config: AgentConfig) -> dict[str, Any]:
     """stable-baselines3's `policy_kwargs`."""
     return {"net_arch": [config.hidden, config.hidden]}
-
-

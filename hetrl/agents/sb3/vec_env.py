@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
@@ -24,7 +26,7 @@ class TrainingVecEnv(PartitionVecEnv):
         super().__init__(core)
         self.shows_masks = shows_masks
         self.finished: Finished | None = None
-        self._infos = [{} for _ in range(core.size)]  # nobody writes into them
+        self._infos: list[dict[str, Any]] = [{} for _ in range(core.size)]  # nobody writes into them
         if shows_masks:
             plain = self.observation_space
             assert isinstance(plain, spaces.Box)

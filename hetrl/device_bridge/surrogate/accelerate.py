@@ -77,7 +77,8 @@ def totals_by_numpy(model: CostModel, batch: Schedules, ui: Ui | None) -> Totals
     """The totals of `CostModel.evaluate`."""
     answers = model.evaluate(batch, ui)
     steps = answers.steps
-    took = steps.end_ms - np.take_along_axis(steps.begin_ms, batch.start, axis=0)
+    with np.errstate(invalid="ignore"):  # impossible plans end never, and begin their next segments then
+        took = steps.end_ms - np.take_along_axis(steps.begin_ms, batch.start, axis=0)
     last = batch.end == np.arange(len(batch.end))[:, None]
     return Totals(
         answers.latency_ms,
@@ -89,20 +90,28 @@ def totals_by_numpy(model: CostModel, batch: Schedules, ui: Ui | None) -> Totals
 
 
 def totals_compiled(model: CostModel, batch: Schedules, ui: Ui | None) -> Totals:
-    """The same from compiled code, which there must be."""
+    """The same from compiled code, which there must be.
+
+    :raises IndexError: as numpy does, options, memory types or chains that the tables do not hold.
+    """
     from hetrl.device_bridge.surrogate.compiled import Batch, Sums, evaluate_many
 
     n, size = batch.option.shape
     by_plan = Batch(
-        *(_first_axis(a, np.int64) for a in (batch.option, batch.start, batch.end, batch.memory)),
-        _first_axis(batch.duty, np.float64),
-        _first_axis(batch.queue_window, np.int64),
-        _first_axis(batch.slice_ms, np.float64),
-        _first_axis(batch.overlap, np.bool_),
+        option=_first_axis(batch.option, np.int64),
+        start=_first_axis(batch.start, np.int64),
+        end=_first_axis(batch.end, np.int64),
+        memory=_first_axis(batch.memory, np.int64),
+        duty=_first_axis(batch.duty, np.float64),
+        queue_window=_first_axis(batch.queue_window, np.int64),
+        slice_ms=_first_axis(batch.slice_ms, np.float64),
+        overlap=_first_axis(batch.overlap, np.bool_),
     )
-    sums = Sums(*(np.empty(size) for _ in range(4)), np.empty((size, n)))
-    evaluate_many(model.flat, by_plan, np.nan if ui is None else ui.slack_ms, sums)
-    return Totals(*sums[:4], sums.segment_ms.T)
+    latency, rate, peak, energy = (np.empty(size) for _ in range(4))
+    sums = Sums(latency, rate, peak, energy, np.empty((size, n)))
+    if not evaluate_many(model.flat, by_plan, np.nan if ui is None else ui.slack_ms, sums):
+        raise IndexError("a schedule has an option, a memory type or a chain that the tables do not hold")
+    return Totals(latency, rate, peak, energy, sums.segment_ms.T)
 
 
 def _first_axis(values: npt.NDArray[Any], dtype: type[np.generic]) -> npt.NDArray[Any]:

@@ -1,7 +1,8 @@
 """`cost_model`, `frames` and `segments` for one plan after another, compiled by numba.
 
 The same operations in the same order as in numpy, so that every bit is the same: sums run in position order, nothing is
-reassociated (no `fastmath`), and only terms that are exactly 0 are left out. Data, work, time and frames are walked
+reassociated (no `fastmath`), and only terms that are exactly 0 are left out. Random plans make random branches, which a
+processor guesses wrongly, so the inner loops multiply by conditions instead. Data, work, time and frames are walked
 through apart, since no earlier one depends on a later one. Arrays are taken out of the tuples before the loops: inside,
 each access would count references. Only `accelerate` imports this file; without numba it cannot be imported.
 
@@ -61,8 +62,8 @@ class Sums(NamedTuple):
 
 
 @njit(cache=True, error_model="numpy")
-def evaluate_many(c: Flat, batch: Batch, slack_ms: float, sums: Sums) -> None:
-    """Fill `sums`; `slack_ms` is how long a frame may wait, NaN without a UI."""
+def evaluate_many(c: Flat, batch: Batch, slack_ms: float, sums: Sums) -> bool:
+    """Fill `sums`; `slack_ms` is how long a frame may wait, NaN without a UI. False if an index is out of range."""
     size, n = batch.option.shape
     chunk = min(size, _CHUNK)
     notes = Notes(
@@ -94,12 +95,13 @@ def evaluate_many(c: Flat, batch: Batch, slack_ms: float, sums: Sums) -> None:
             sums.energy_mj[a:z],
             sums.segment_ms[a:z],
         )
-        notes.drained[:] = False
         notes.busy_ms[:] = 0.0
-        _data(c, plans, notes, into)
+        if not _data(c, plans, notes, into):
+            return False
         _work(c, plans, notes)
         _time(c, plans, notes, into)
         _frames(plans, notes, slack_ms, into)
+    return True
 
 
 @njit(cache=True, error_model="numpy")
@@ -120,7 +122,11 @@ def segment_many(codes: Ints, option: Ints, start: Ints, end: Ints) -> None:
 
 @njit(cache=True, error_model="numpy")
 def _data(c, batch, notes, sums):  # type: ignore[no-untyped-def]
-    """Where tensors are: the time to bring them there and to share them, and the memory that they take."""
+    """Where tensors are: the time to bring them there and to share them, and the memory that they take.
+
+    False where the tables have no such option, memory type or chain; nothing else checks that.
+    """
+    types, _, options, depth, _ = c.time_ms.shape
     option_of, start_of, end_of, memory_of = batch.option, batch.start, batch.end, batch.memory
     read_at, read, write_at, write, die_at, dies = c.read_at, c.read, c.write_at, c.write, c.die_at, c.dies
     conversion, home_of, tensor_mb, weights_mb = c.conversion_ms, c.home, c.tensor_mb, c.weights_mb
@@ -140,19 +146,18 @@ def _data(c, batch, notes, sums):  # type: ignore[no-untyped-def]
         peak = live
         for k in range(n):
             o, m, start = option_of[b, k], memory_of[b, k], start_of[b, k]
+            if not (0 <= o < options and 0 <= m < types):
+                return False
             home = home_of[o, m]
             bit, moved, parts = np.int64(1) << home, 0.0, split[o]
-            offset = 0
-            if chained[o]:
-                offset = end_of[b, k] - k
-            elif branched[o]:
-                offset = int(first_made[k] >= start)
+            offset = chained[o] * (end_of[b, k] - k) + branched[o] * int(first_made[k] >= start)
+            if not 0 <= offset < depth:
+                return False
             for r in range(read_at[k], read_at[k + 1]):
                 tensor = read[r]
                 moved += conversion[tensor, homes[tensor], home]
-                if homes[tensor] & bit == 0:
-                    live += tensor_mb[tensor]
-                    homes[tensor] |= bit
+                live += (homes[tensor] & bit == 0) * tensor_mb[tensor]
+                homes[tensor] |= bit
                 if parts:
                     need = host_in[r, o, offset] if made_at[tensor] < start else 0.0
                     if shared[tensor]:
@@ -160,8 +165,7 @@ def _data(c, batch, notes, sums):  # type: ignore[no-untyped-def]
                         owner[tensor], had[tensor] = start, max(before, need)
                         need = max(0.0, need - before)
                     moved += share_rate[o, m] * need
-            if start == k:
-                moved += share_fixed[o, m]
+            moved += (start == k) * share_fixed[o, m]
             moved_ms[b, k] = moved
             tail_ms[b, k] = share_rate[o, m] * host_out[k, o, offset] if parts and leaves[k] > end_of[b, k] else 0.0
             weights += weights_mb[k, o]
@@ -174,6 +178,7 @@ def _data(c, batch, notes, sums):  # type: ignore[no-untyped-def]
         peak_mb[b] = peak + weights
         for i in range(len(outputs)):
             home_ms[b, i] = conversion[outputs[i], homes[outputs[i]], 0]
+    return True
 
 
 @njit(cache=True, error_model="numpy")
@@ -189,20 +194,14 @@ def _work(c, batch, notes):  # type: ignore[no-untyped-def]
         window, slice_ms = window_of[b], slice_of[b]
         for k in range(n):
             o, m = option_of[b, k], memory_of[b, k]
-            offset = 0
-            if chained[o]:
-                offset = end_of[b, k] - k
-            elif branched[o]:
-                offset = int(first_made[k] >= start_of[b, k])
+            offset = chained[o] * (end_of[b, k] - k) + branched[o] * int(first_made[k] >= start_of[b, k])
             slowest, kernel_ms, cut = 0.0, 0.0, 1.0
             for p in range(len(draws)):
                 time, cuts = time_ms[m, k, o, offset, p], 1.0
-                if time == 0.0:
-                    continue
                 if sliced[p]:
-                    if not np.isinf(time):
-                        cuts = max(1.0, np.ceil(time / slice_ms))
-                    time = time + ((cuts - 1) * launch_ms[p] + cuts * (wait_ms[p] / window))
+                    cuts = max(1.0, np.ceil((0.0 if np.isinf(time) else time) / slice_ms))
+                    overhead = (cuts - 1) * launch_ms[p] + cuts * (wait_ms[p] / window)
+                    time = time + overhead if time > 0 else 0.0
                 if draws[p]:
                     kernel_ms += time
                     cut = max(cut, cuts)
@@ -229,25 +228,18 @@ def _time(c, batch, notes, sums):  # type: ignore[no-untyped-def]
     size, n = option_of.shape
     for b in range(size):
         elapsed, began, end, moving = 0.0, 0.0, 0.0, 0.0
-        free[:], ready[:] = 0.0, 0.0
+        free[:], ready[:], drained[b, 0] = 0.0, 0.0, False
         for k in range(n):
             o, moved, step, tail = option_of[b, k], moved_ms[b, k], work_ms[b, k], tail_ms[b, k]
             begin, drains = elapsed, moved > 0 or not feeds_queue[o]
             if overlap[b]:
-                idle = 0.0
-                for p in range(processors):
-                    if uses[p, o]:
-                        idle = max(idle, free[p])
-                begin = idle
+                idle = begin = _free_at(uses, free, o)
                 for r in range(read_at[k], read_at[k + 1]):
                     begin = max(begin, ready[read[r]])
                 if not split[o] and _beside(uses, independent[k], option_of[b], o):
                     step = step * (1.0 + side_by_side)
                 drains = feeds_queue[o] and (moved > 0 or begin > idle)
-            if k > 0 and drains:
-                drained[b, k] = True
-            if k + 1 < n and tail > 0:
-                drained[b, k + 1] = True
+            drained[b, k] = k > 0 and (drained[b, k] or drains)
             end = begin + moved
             end += step
             end += tail
@@ -257,14 +249,13 @@ def _time(c, batch, notes, sums):  # type: ignore[no-untyped-def]
                         free[p] = end
                 for w in range(write_at[k], write_at[k + 1]):
                     ready[write[w]] = end
-                elapsed = max(elapsed, end)
-            else:
-                elapsed = end
+            elapsed = max(elapsed, end) if overlap[b] else end
             if k == start_of[b, k]:
                 began = begin
             segment_ms[b, k] = end - began if k == end_of[b, k] else 0.0
             if k + 1 < n:
                 moving += moved + tail
+                drained[b, k + 1] = tail > 0
         last = moved_ms[b, n - 1] + tail_ms[b, n - 1]
         for home in home_ms[b]:
             elapsed += home
@@ -275,6 +266,16 @@ def _time(c, batch, notes, sums):  # type: ignore[no-untyped-def]
         for p in range(processors):
             energy += active_w[p] * busy_ms[b, p]
         latency_ms[b], energy_mj[b] = elapsed, energy
+
+
+@njit(cache=True, error_model="numpy")
+def _free_at(uses, free, o):  # type: ignore[no-untyped-def]
+    """When all processors of option `o` have nothing left to do."""
+    latest = 0.0
+    for p in range(len(free)):
+        if uses[p, o]:
+            latest = max(latest, free[p])
+    return latest
 
 
 @njit(cache=True, error_model="numpy")

@@ -1,0 +1,54 @@
+"""`hetrl search`."""
+
+from __future__ import annotations
+
+import typer
+
+from hetrl.cli import options
+from hetrl.cli.running import Asked, run
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command()
+def search(  # noqa: PLR0913, PLR0917 (typer reads the options from the parameters)
+    device: options.Device,
+    model: options.Model,
+    engine: options.Engine = None,
+    condition: options.Conditions = "cold",
+    sampler: options.Sampler = "tpe",
+    budget: options.Budget = None,
+    seed: options.Seed = 0,
+    max_accuracy_drop: options.MaxAccuracyDrop = 0.0,
+    max_frame_drop: options.MaxFrameDrop = None,
+    no_seeds: options.NoSeeds = False,
+    config: options.Config = None,
+    resume: options.Resume = None,
+    out: options.Out = None,
+    input_shape: options.InputShapes = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Search a plan for a model on a device, without learning a policy.
+
+    Samplers: tpe, nsga2, cmaes, gp (Optuna's), annealing, beam, random, and those of plug-ins. What is found is never
+    slower than the best hand policy (unless --no-seeds).
+    """
+    asked = Asked(
+        device=device,
+        model=model,
+        engine=engine,
+        condition=condition,
+        budget=budget,
+        seed=seed,
+        max_accuracy_drop=max_accuracy_drop,
+        max_frame_drop=max_frame_drop,
+        no_seeds=no_seeds,
+        config=config,
+        resume=resume,
+        out=out,
+        input_shape=input_shape,
+        json=json,
+        quiet=quiet,
+    )
+    run("sampler", sampler, asked)
