@@ -245,7 +245,7 @@ def main() -> None:
     options = parser.parse_args()
     sizes, round_s = (QUICK_SIZES, 0.3) if options.quick else (SIZES, 2.0)
     found = [speed for model in MODELS for speed in speeds(model, sizes, round_s)]
-    trained = training(*((1, 10_000, 10_000) if options.quick else (3, 30_000, 30_000)))
+    trained = training(*((1, 10_000, 10_240) if options.quick else (3, 30_000, 30_720)))
     text = document(found, trained)
     print(text)
     if options.write:

@@ -105,7 +105,7 @@ def test_a_wrong_surrogate_is_corrected() -> None:
     nothing = np.zeros((problem.space.length, 0), dtype=np.int64)
     steps = 150
     while not ledger.exhausted:
-        search.round(nothing, 8, steps, 0.05, 0.002)
+        search.round(nothing, 4, 8, steps, 0.05, 0.002)
         steps = 30
     assert ledger.best is not None and ledger.best.cost_ms < (best_ms + misled_ms) / 2
 
@@ -125,7 +125,7 @@ def test_what_always_fails_is_left_alone() -> None:
     asked.clear()
     search = GuidedSearch(ledger, "guided", 64, np.random.default_rng(0))
     nothing = np.zeros((problem.space.length, 0), dtype=np.int64)
-    while not ledger.exhausted and search.round(nothing, 8, 60, 0.05, 0.002):
+    while not ledger.exhausted and search.round(nothing, 4, 8, 60, 0.05, 0.002):
         pass
     assert sum(asked[-40:]) <= 20 < len(asked)
 

@@ -23,6 +23,7 @@ class AutoConfig(msgspec.Struct, frozen=True, kw_only=True):
         per gradient step, `epochs` times.
     :param chains: plans that are annealed side by side.
     :param first_steps: annealing steps of the first round, `steps` those of every later one.
+    :param beam: width of a beam search in the first of every `beam_every` rounds, 0 for none.
     :param hot: temperature that the first round begins at, as a fraction of a plan's cost; `warm` the later ones'.
     :param cold: temperature that every round ends at.
     :param picks_share: a round measures so many plans for each that has been measured, `picks_at_least` and
@@ -36,6 +37,8 @@ class AutoConfig(msgspec.Struct, frozen=True, kw_only=True):
     chains: int = 64
     first_steps: int = 200
     steps: int = 40
+    beam: int = 4
+    beam_every: int = 4
     hot: float = 0.05
     warm: float = 0.02
     cold: float = 0.002
@@ -47,9 +50,11 @@ class AutoConfig(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.environments < 0 or self.batch_size < 2 or self.epochs < 1:
             raise ValueError("a policy needs environments >= 0 (0 for none), batch_size >= 2 and epochs >= 1")
-        for name in ("chains", "first_steps", "steps", "picks_at_least", "patience"):
+        for name in ("chains", "first_steps", "steps", "beam_every", "picks_at_least", "patience"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1")
+        if self.beam < 0:
+            raise ValueError("beam must be at least 0")
         if not self.picks_at_least <= self.picks_at_most <= self.chains:
             raise ValueError("a chain proposes one plan: give chains >= picks_at_most >= picks_at_least")
         if not 0 < self.cold <= min(self.hot, self.warm) < 1:
@@ -93,15 +98,17 @@ class _Rounds:
         self._run, self._config = run, config
         self.search = GuidedSearch(run.ledger, run.name, config.chains, np.random.default_rng(run.seed))
         self.idle = 0  # rounds without a new plan
-        self._first = True
+        self._count = 0
 
     def next(self, proposals: Ints) -> None:
         """One round, from (length, B) proposals."""
         config, ledger = self._config, self._run.ledger
         picks = min(max(round(config.picks_share * ledger.evaluations), config.picks_at_least), config.picks_at_most)
-        steps, hot = (config.first_steps, config.hot) if self._first else (config.steps, config.warm)
-        new = self.search.round(proposals, picks, steps, hot, config.cold)
-        self.idle, self._first = 0 if new else self.idle + 1, False
+        steps, hot = (config.first_steps, config.hot) if self._count == 0 else (config.steps, config.warm)
+        width = config.beam if self._count % config.beam_every == 0 else 0
+        new = self.search.round(proposals, width, picks, steps, hot, config.cold)
+        self._count += 1
+        self.idle = 0 if new else self.idle + 1
         if self.idle:
             self.search.widen()
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hetrl.agents.makespan import DETERMINISTIC_TIME, GAIN, least_ms, solve_makespan
+from hetrl.agents.makespan import EFFORT, TOLERANCE, least_ms, solve_makespan
 from hetrl.agents.segment_costs import Floats, Ints, Move, SegmentCosts
 from hetrl.condition import Condition
 from hetrl.device_bridge.surrogate.cost_model import CostModel
@@ -29,12 +29,11 @@ from hetrl.envs.space import DUTIES, QUEUE_WINDOWS, SLICES_MS, PlanSpace
 from hetrl.objective import Objective
 
 BEAM = 512  # states kept per position
-TOLERANCE = 1e-9  # of a latency, for sums taken in another order
 
 
 @dataclass(frozen=True)
 class Exact:
-    """The best known schedule and a proven bound; `proven` when they meet (to 1e-5 where branches may overlap)."""
+    """The best known schedule and a proven bound; `proven` when they meet."""
 
     schedule: Schedule | None
     prune_ratio: float
@@ -79,7 +78,7 @@ def additive(space: PlanSpace, objective: Objective, condition: Condition) -> Ex
                 latency_ms = _measured(space, model, schedule, condition, objective)
                 if latency_ms is not None and latency_ms < best.latency_ms:
                     best = Exact(schedule, ratio, latency_ms, bound)
-    return _certified(best, bound, TOLERANCE)
+    return _certified(best, bound)
 
 
 def _on_one_processor(space: PlanSpace, objective: Objective, condition: Condition) -> Exact:
@@ -96,9 +95,9 @@ def _on_one_processor(space: PlanSpace, objective: Objective, condition: Conditi
     return best
 
 
-def _certified(best: Exact, bound_ms: float, tolerance: float) -> Exact:
+def _certified(best: Exact, bound_ms: float) -> Exact:
     """The best with its bound, which is its latency if they meet."""
-    return replace(best, bound_ms=best.latency_ms if best.latency_ms <= bound_ms * (1 + tolerance) else bound_ms)
+    return replace(best, bound_ms=best.latency_ms if best.latency_ms <= bound_ms * (1 + TOLERANCE) else bound_ms)
 
 
 def side_by_side(space: PlanSpace, objective: Objective, condition: Condition, best: Exact) -> Exact:
@@ -114,7 +113,7 @@ def side_by_side(space: PlanSpace, objective: Objective, condition: Condition, b
     bound = best.bound_ms
     hopeful = sum(problem[0] < best.latency_ms for problem in problems)
     for _, ratio, memory, model, possible in problems[:hopeful]:  # none of the others is faster than what is known
-        found = solve_makespan(model, memory, possible, best.latency_ms, DETERMINISTIC_TIME / hopeful)
+        found = solve_makespan(model, memory, possible, best.latency_ms, EFFORT // hopeful)
         bound = min(bound, found.bound_ms)
         if found.segments is None:
             continue
@@ -122,7 +121,7 @@ def side_by_side(space: PlanSpace, objective: Objective, condition: Condition, b
         latency_ms = _measured(space, model, schedule, condition, objective)
         if latency_ms is not None and latency_ms < best.latency_ms:
             best = Exact(schedule, ratio, latency_ms, bound)
-    return _certified(best, bound, GAIN)
+    return _certified(best, bound)
 
 
 def _measured(

@@ -1,38 +1,34 @@
-"""The best plan whose independent branches run side by side, by OR-Tools' CP-SAT.
+"""The best plan whose independent branches run side by side: partial plans, of which only those are followed that no
+other is sure to match.
 
-Every fusion group runs whole on one processor, in the graph's order where they share one. Variables: which processor,
-when it starts, when each processor is free after each position, which operands must be moved there (the first reader
-on a processor pays; where others have copies, the nearest is assumed to be one), and whether an independent group runs
-beside it. The solver's bound is a bound on what the cost model gives. One worker and a limit in deterministic time: the
-same problem gives the same answer on any machine.
+Groups are placed in the graph's order. What matters of a partial plan for what follows is a label: when each processor
+is free, where live tensors lie and since when, and what it promised. A whole group is slowed down by an independent
+one that occupies another processor, wherever in the order that comes; so a label either pays for it, or promises that
+there will be none. Where every later group depends on every earlier one, nothing of what follows begins before all
+that came is done. So the times of the blocks in between add up, and what one block leaves to the next is where tensors
+lie. Where labels are too many nevertheless, only the most hopeful are kept, and what the others lead to at least is in
+the bound.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from hetrl.device_bridge.surrogate.chains import position_work
-from hetrl.device_bridge.surrogate.cost_model import HOST_HOME, CostModel
+from hetrl.agents.side_by_side import Bools, Floats, Ints, SideBySide
+from hetrl.device_bridge.surrogate.cost_model import CostModel
 from hetrl.device_bridge.surrogate.schedule import Placed
-from hetrl.device_bridge.surrogate.tables import MEMORIES
-from hetrl.device_bridge.surrogate.workload import Workload
-from hetrl.plan import DEFAULT_QUEUE_WINDOW, Memory
+from hetrl.plan import Memory
 
-if TYPE_CHECKING:
-    from ortools.sat.python import cp_model
-
-Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
-UNITS = 200_000_000  # the solver counts the limit in so many
-GAIN = 1e-5  # of a latency: what is less than this faster is not, as rounding could have made it
-DETERMINISTIC_TIME = 3.0  # of the solver; up to ten times as many seconds
-ROUNDS = 3
+EFFORT = 32_000  # labels that may be kept in all, each for about a fifth of a millisecond
+DRAFTS = 16  # labels per position of a first search, which gives later ones something to beat
+WIDEN = 8  # times as many in every further search
+TOLERANCE = 1e-9  # of a latency, for sums taken in another order
+WORD = 64
+Words = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
@@ -44,212 +40,224 @@ class Makespan:
 
 
 def solve_makespan(
-    model: CostModel, memory: Memory, possible: Bools, limit_ms: float, seconds: float = DETERMINISTIC_TIME
+    model: CostModel, memory: Memory, possible: Bools, limit_ms: float, effort: int = EFFORT
 ) -> Makespan:
     """Placements that take less than `limit_ms`, as short as can be found; `bound_ms` is `limit_ms` if there are none.
 
     :param possible: (n, O) which options a plan may choose for which group.
-    :param seconds: the solver's limit in deterministic time.
+    :param effort: labels that may be kept in all.
     """
-    problem = _Problem.of(model, memory, possible)
-    bound_ms = problem.critical_path_ms()
-    if bound_ms >= limit_ms * (1 - GAIN):
+    problem = SideBySide.of(model, memory, possible)
+    if problem.critical_path_ms() >= limit_ms:
         return Makespan(None, limit_ms)
-    try:
-        from ortools.sat.python import cp_model
-    except ImportError:  # without the extra `exact` the critical path is the bound
+    blocks = [_Block(problem, span) for span in problem.blocks]
+    most = max(DRAFTS, effort // max(1, sum(len(span) for span in problem.blocks if len(span) > 1)))
+    rest_ms = [0.0]  # from the end of each block to the end of all, at least; the last one's first
+    for block in reversed(blocks):
+        rest_ms.append(rest_ms[-1] + block.least_ms(most))
+    labels, bound_ms = blocks[0].begin(problem.host_homes(blocks[0].live_before)), limit_ms
+    for block, later_ms in zip(blocks, reversed(rest_ms[:-1]), strict=True):
+        labels, lost_ms = block.through(labels, limit_ms - later_ms, most)
+        bound_ms = min(bound_ms, lost_ms + later_ms)
+    if not labels.size:
         return Makespan(None, bound_ms)
-    segments = None
-    for seed in range(ROUNDS):  # how long a search takes varies a lot; what one finds shortens the next
-        formulation = _Formulation(cp_model.CpModel(), problem, limit_ms)
-        solver = cp_model.CpSolver()
-        solver.parameters.num_workers = 1
-        solver.parameters.linearization_level = 2  # all of the formulation: its relaxation is what proves
-        solver.parameters.random_seed = seed
-        solver.parameters.max_deterministic_time = seconds / ROUNDS
-        status = solver.solve(formulation.model)
-        if status == cp_model.INFEASIBLE:
-            return Makespan(segments, limit_ms)
-        bound_ms = max(bound_ms, min(limit_ms, solver.best_objective_bound * formulation.unit_ms))
-        if status in (cp_model.OPTIMAL, cp_model.FEASIBLE):
-            segments, limit_ms = formulation.placed(solver, memory), solver.objective_value * formulation.unit_ms
-        if status == cp_model.OPTIMAL:
-            break
-    return Makespan(segments, bound_ms)
+    best = labels.take(np.array([labels.least_ms.argmin()]))
+    return Makespan(problem.placed(best.ways[:, 0].tolist()), min(bound_ms, float(best.least_ms[0])))
 
 
 def least_ms(model: CostModel, memory: Memory, possible: Bools) -> float:
-    """Lower bound on all placements of whole groups, branches side by side: the longest way through the graph."""
-    return _Problem.of(model, memory, possible).critical_path_ms()
+    """Lower bound on all plans whose branches run side by side: the longest path through the graph."""
+    return SideBySide.of(model, memory, possible).critical_path_ms()
 
 
 @dataclass(frozen=True)
-class _Problem:
-    """Numbers of the formulation.
+class _Labels:
+    """B partial plans; T live tensors, P processors. Masks are of a block's groups, in words of 64.
 
-    :param work_ms: (n, P) time of each group on each processor, inf where it cannot run.
-    :param move_ms: (tensors, P, P) time to bring a tensor from one processor's memory to another's.
-    :param home: (P,) where a processor's tensors live.
-    :param contention: by how much groups side by side slow each other down.
+    :param free_ms: (P, B) when each processor has nothing left to do.
+    :param ready_ms: (T, B) when each tensor was made; `homes` (T, B) processors where it lies, a bit mask.
+    :param back_ms: (B,) what bringing outputs to host memory takes after all the rest.
+    :param least_ms: (B,) lower bound on when the block is done, that included; at its end exactly that.
+    :param promised: (P, words, B) groups to come that must occupy that processor alone.
+    :param spoilt: (P, words, B) groups to come that have an independent one elsewhere if they run there.
+    :param ways: (groups so far, B) the way of each.
     """
 
-    workload: Workload
-    work_ms: Floats
-    move_ms: Floats
-    home: npt.NDArray[np.int64]
-    contention: float
+    free_ms: Floats
+    ready_ms: Floats
+    homes: Ints
+    back_ms: Floats
+    least_ms: Floats
+    promised: Words
+    spoilt: Words
+    ways: Ints
+
+    @property
+    def size(self) -> int:
+        return len(self.least_ms)
+
+    def take(self, which: Ints | Bools) -> _Labels:
+        return _Labels(*(values[..., which] for values in vars(self).values()))
 
     @staticmethod
-    def of(model: CostModel, memory: Memory, possible: Bools) -> _Problem:
-        processors = len(model.tables.engine.processors)
-        duty = (1.0,) * processors
-        work = position_work(model, memory, DEFAULT_QUEUE_WINDOW, np.inf, duty)[:, :processors, 0]
-        stall = model.tables.stall_ms
-        if stall is not None:
-            work = work + stall[MEMORIES.index(memory), :, :processors, 0]
-        home = model.home_of[:, MEMORIES.index(memory)]
-        move = model.conversion_ms[:, (1 << home)[:, None], home]
-        work = np.where(possible[:, :processors], work, np.inf)
-        return _Problem(model.tables.workload, work, move, home, model.side_by_side)
-
-    @cached_property
-    def least_move_ms(self) -> Floats:
-        """(tensors, P) least time to bring a tensor to a processor from any other."""
-        apart = np.where(np.eye(len(self.home), dtype=np.bool_), np.inf, self.move_ms).min(axis=1)
-        return np.where(np.isfinite(apart), apart, 0.0)
-
-    @cached_property
-    def earliest_ms(self) -> Floats:
-        """(n, P) lower bound on when a group on a processor is done: the longest of its ways, each at its shortest."""
-        done = np.zeros_like(self.work_ms)
-        for k, item in enumerate(self.workload.items):
-            ready = np.zeros(len(self.home))
-            for tensor in {r.tensor for r in item.reads}:
-                made = self.workload.made_at[tensor]
-                here = done[made] if made >= 0 else np.where(self.home == HOST_HOME, 0.0, np.inf)
-                there = np.where(np.eye(len(here), dtype=np.bool_), np.inf, here).min(axis=1)
-                ready = np.maximum(ready, np.minimum(here, there + self.least_move_ms[tensor]))
-            done[k] = ready + self.work_ms[k]
-        return done
-
-    def critical_path_ms(self) -> float:
-        """Lower bound: when the last group is done at the earliest."""
-        return float(self.earliest_ms.min(axis=1).max())
+    def of(pieces: Sequence[_Labels]) -> _Labels:
+        columns = zip(*(vars(piece).values() for piece in pieces), strict=True)
+        return _Labels(*(np.concatenate(column, axis=-1) for column in columns))
 
 
-class _Formulation:
-    """The solver's model; times are whole numbers of `unit_ms`, rounded down."""
+class _Block:
+    """Positions between two points that all paths pass, with bounds on what is left of them."""
 
-    def __init__(self, model: cp_model.CpModel, problem: _Problem, limit_ms: float) -> None:
-        self.model, self._problem = model, problem
-        self.unit_ms = limit_ms / UNITS
-        self._horizon = self._units(limit_ms * (1 - GAIN))
-        n, processors = problem.work_ms.shape
-        self._on: list[list[Any]] = [[model.new_bool_var("") for _ in range(processors)] for _ in range(n)]
-        self._end = [model.new_int_var(0, self._horizon, "") for _ in range(n)]
-        free: list[Any] = [0] * processors
-        for k in range(n):
-            free = self._add_position(k, free)
-        home = sum(self._outputs())
-        makespan = model.new_int_var(0, self._horizon, "")
-        model.add_max_equality(makespan, self._end)
-        model.add(makespan + home <= self._horizon)
-        model.minimize(makespan + home)
+    def __init__(self, problem: SideBySide, span: range) -> None:
+        self._problem, self._span = problem, span
+        self._live = [problem.live(k) for k in range(span.start, span.stop + 1)]
+        here = slice(span.start, span.stop)
+        able, self._weights = np.isfinite(problem.work_ms[here]), _weights(problem.processors)
+        each = np.where(able, problem.work_ms[here], 0.0)[:, :, None] * (problem.uses @ self._weights.T)
+        load = np.where(able[:, :, None], each, np.inf).min(axis=1)  # (groups, weights)
+        self._load_ms = np.zeros((len(span) + 1, len(weights)))  # what each group and all later ones do
+        self._load_ms[:-1] = load[::-1].cumsum(axis=0)[::-1]
+        self._tail_ms = np.zeros(len(span))  # from the end of each group to the end of the block
+        for i in reversed(range(len(span))):
+            later = np.flatnonzero(problem.after[span.start + i, here])
+            path = (problem.least_ms[here][later] + self._tail_ms[later]).max(initial=0.0)
+            self._tail_ms[i] = max(path, float(load[later].sum(axis=0).max()))
+        independent = problem.workload.independent[here, here]
+        self._apart = independent.any(axis=1)
+        self._words = -(-len(span) // WORD)
+        bits = np.zeros((len(span), self._words * WORD), dtype=np.uint8)
+        bits[:, : len(span)] = np.triu(independent)
+        self._later: Words = np.packbits(bits, axis=1, bitorder="little").view("<u8")  # (groups, words)
 
-    def _add_position(self, k: int, free: Sequence[Any]) -> list[Any]:
-        model, problem = self.model, self._problem
-        item, on = problem.workload.items[k], self._on[k]
-        model.add_exactly_one(on)
-        for p, time in enumerate(problem.work_ms[k]):
-            if not np.isfinite(time):
-                model.add(on[p] == 0)
-        moved: Any = 0
-        for tensor in dict.fromkeys(r.tensor for r in item.reads):
-            moved += sum(self._way(tensor, k, p, here) for p, here in enumerate(on))
-        work = self._each(problem.work_ms[k], on)
-        start = model.new_int_var(0, self._horizon, "")
-        model.add(self._end[k] == start + moved + work + self._contention(k))
-        self._add_implied(k, work)
-        for tensor in {r.tensor for r in item.reads}:
-            made = problem.workload.made_at[tensor]
-            if made >= 0:
-                model.add(start >= self._end[made])
-        after = []
-        for p, busy_until in enumerate(free):
-            model.add(start >= busy_until).only_enforce_if(on[p])
-            later = model.new_int_var(0, self._horizon, "")
-            model.add(later >= busy_until)
-            model.add(later >= self._end[k]).only_enforce_if(on[p])
-            after.append(later)
-        return after
+    @property
+    def live_before(self) -> tuple[int, ...]:
+        return self._live[0]
 
-    def _add_implied(self, k: int, work: Any) -> None:
-        """What follows from the rest for whole numbers, but not for the fractions of the linear relaxation.
+    def begin(self, homes: Ints) -> _Labels:
+        """The label of a beginning at time 0, from (T,) homes of its live tensors."""
+        processors = self._problem.processors
+        masks = np.zeros((processors, self._words, 1), dtype=np.uint64)
+        time, ways = np.zeros(1), np.zeros((0, 1), dtype=np.int64)
+        free, ready = np.zeros((processors, 1)), np.zeros((len(homes), 1))
+        return _Labels(free, ready, homes[:, None], time, time, masks, masks, ways)
 
-        What a group reads from another processor is moved before the group can work, whoever pays for it.
+    def least_ms(self, most: int) -> float:
+        """Lower bound on the block: as if what it reads already lay everywhere."""
+        everywhere = np.full(len(self.live_before), (1 << self._problem.processors) - 1, dtype=np.int64)
+        labels, lost_ms = self.through(self.begin(everywhere), np.inf, most)
+        return float(min(lost_ms, labels.least_ms.min(initial=np.inf)))
+
+    def through(self, labels: _Labels, limit_ms: float, most: int) -> tuple[_Labels, float]:
+        """Labels at the end of the block, and a lower bound on what others lead to that are not worse than those.
+
+        Every search is wider than the one before, until one loses nothing or keeps as many as it may. What a label can
+        win later by where its tensors lie is bounded by what moving them takes; others are left out.
         """
-        model, problem, on = self.model, self._problem, self._on[k]
-        model.add(self._end[k] >= self._each(problem.earliest_ms[k], on))
-        for tensor in dict.fromkeys(r.tensor for r in problem.workload.items[k].reads):
-            made = problem.workload.made_at[tensor]
-            for p, here in enumerate(on if made >= 0 else ()):
-                move = self._units(problem.least_move_ms[tensor, p])
-                if move:
-                    model.add(self._end[k] >= self._end[made] + move * (here - self._on[made][p]) + work)
+        labels = self._aligned(labels)
+        done, beam = [], DRAFTS
+        below_ms, gain_ms = limit_ms, self._problem.regret_ms[list(self._live[-1])].max(axis=(1, 2), initial=0.0).sum()
+        while True:
+            found, lost_ms = self._search(labels, below_ms, min(beam, most))
+            done.append(found)
+            below_ms = min(below_ms, (float(found.least_ms.min(initial=np.inf)) + gain_ms) * (1 + TOLERANCE))
+            if lost_ms >= below_ms or beam >= most:
+                break
+            beam *= WIDEN
+        together = _Labels.of(done)
+        return together.take(self._undominated(together, len(self._span), most)[0]), lost_ms
 
-    def _each(self, times_ms: Floats, on: Sequence[Any]) -> Any:
-        """Of some times, one per processor, that of the processor that a group is on."""
-        return sum(self._units(time) * here for time, here in zip(times_ms, on, strict=True) if np.isfinite(time))
+    def _aligned(self, labels: _Labels) -> _Labels:
+        """Labels at the end of the block before as those at the beginning of this one."""
+        processors, size = self._problem.processors, labels.size
+        masks = np.zeros((processors, self._words, size), dtype=np.uint64)
+        free = np.tile(labels.least_ms, (processors, 1))
+        ready = np.tile(labels.least_ms, (len(labels.homes), 1))
+        return replace(labels, free_ms=free, ready_ms=ready, back_ms=np.zeros(size), promised=masks, spoilt=masks)
 
-    def _contention(self, k: int) -> Any:
-        """What a group loses if an independent one is placed on another processor."""
-        problem, on = self._problem, self._on[k]
-        if not problem.contention or not problem.workload.independent[k].any():
-            return 0
-        model, beside = self.model, self.model.new_bool_var("")
-        for j in np.flatnonzero(problem.workload.independent[k]):
-            for p, here in enumerate(on):  # both on p, or side by side
-                model.add(beside >= here - self._on[j][p])
-        lost: Any = 0
-        for time, here in zip(problem.work_ms[k], on, strict=True):
-            if np.isfinite(time):
-                cost = self._units(time * problem.contention)
-                lost += (mine := model.new_int_var(0, cost, ""))
-                model.add(mine >= cost * (here + beside - 1))
-        return lost
+    def _search(self, labels: _Labels, limit_ms: float, beam: int) -> tuple[_Labels, float]:
+        """Labels below a limit at the end of the block, and the bound of those that a beam did not hold."""
+        bound_ms = np.inf
+        for i in range(len(self._span)):
+            ways = np.flatnonzero(np.isfinite(self._problem.work_ms[self._span[i]])).tolist()
+            next_ones = [self._placed(labels, i, way, alone) for way in ways for alone in self._promises(i, way)]
+            labels = _Labels.of([found.take(found.least_ms < limit_ms) for found in next_ones])
+            kept, lost_ms = self._undominated(labels, i + 1, beam)
+            labels, bound_ms = labels.take(kept), min(bound_ms, lost_ms)
+        return replace(labels, least_ms=labels.free_ms.max(axis=0) + labels.back_ms), bound_ms
 
-    def _way(self, tensor: int, before: int, to: int, wanted: Any) -> Any:
-        """Time to bring a tensor to a processor where it is wanted before a position, and not there already.
+    def _promises(self, i: int, way: int) -> tuple[bool, ...]:
+        slowed = way < self._problem.processors and self._apart[i] and self._problem.contention > 0
+        return (False, True) if slowed else (True,)
 
-        It comes from where it was made; where a reader has brought it elsewhere too, from the nearest place.
+    def _placed(self, labels: _Labels, i: int, way: int, alone: bool) -> _Labels:
+        """Labels with one more group placed, as the cost model has it.
+
+        :param alone: whether nothing slows it down.
         """
-        problem, model = self._problem, self.model
-        made = problem.workload.made_at[tensor]
-        sources = [p for p in range(len(self._on[0])) if p != to]
-        cost = {p: self._units(problem.move_ms[tensor, p, to]) for p in sources}
-        if not any(cost.values()):
-            return 0
-        earlier = [self._on[j] for j in problem.workload.readers[tensor] if j < before]
-        moved, copied = model.new_bool_var(""), model.new_bool_var("")
-        there: Any = int(problem.home[to] == HOST_HOME) if made < 0 else self._on[made][to]
-        model.add(moved >= wanted - there - sum(row[to] for row in earlier))
-        model.add(copied <= sum(row[p] for row in earlier for p in sources))
-        way = model.new_int_var(0, self._horizon, "")
-        for p, time in cost.items():
-            origin: Any = int(problem.home[p] == HOST_HOME) if made < 0 else self._on[made][p]
-            model.add(way >= time * (moved + origin - 1) - (time - min(cost.values())) * copied)
-        return way
+        problem, k = self._problem, self._span[i]
+        word, mine = i // WORD, np.uint64(1 << i % WORD)
+        whole, owner, uses = way < problem.processors, int(problem.owner[way]), np.flatnonzero(problem.uses[way])
+        others = [p for p in range(problem.processors) if not whole or p != way]
+        promise = alone and (False, True) == self._promises(i, way)
+        able = (labels.promised[others, word] & mine == 0).all(axis=0)
+        if promise:
+            able &= labels.spoilt[way, word] & mine == 0
+        labels = labels.take(able)
+        live, homes = {t: row for row, t in enumerate(self._live[i])}, labels.homes.copy()
+        begin, moved = labels.free_ms[uses].max(axis=0), np.zeros(labels.size)
+        for tensor in problem.operands(k):
+            row = live[tensor]
+            begin = np.maximum(begin, labels.ready_ms[row])
+            moved += problem.way_ms[tensor, homes[row], owner]
+            homes[row] |= 1 << owner
+        end = begin + moved + problem.work_ms[k, way] * (1.0 if alone else 1.0 + problem.contention)
+        free, back = labels.free_ms.copy(), labels.back_ms.copy()
+        free[uses] = end
+        made = np.full(labels.size, 1 << owner)
+        for tensor in problem.returned[k]:
+            back += problem.way_ms[tensor, homes[live[tensor]] if tensor in live else made, problem.host]
+        promised, spoilt = labels.promised, labels.spoilt.copy()
+        if promise:
+            promised = promised.copy()
+            promised[way] |= self._later[i][:, None]
+        spoilt[others] |= self._later[i][:, None]
+        rows = [live.get(tensor, len(live)) for tensor in self._live[i + 1]]
+        ready = np.vstack([labels.ready_ms, end])[rows]
+        load_ms = (self._weights @ free + self._load_ms[i + 1][:, None]).max(axis=0)
+        return _Labels(
+            free_ms=free,
+            ready_ms=np.maximum(ready, free.min(axis=0)),  # nothing begins before
+            homes=np.vstack([homes, made])[rows],
+            back_ms=back,
+            least_ms=np.maximum(labels.least_ms, np.maximum(end + self._tail_ms[i], load_ms) + back),
+            promised=promised,
+            spoilt=spoilt,
+            ways=np.vstack([labels.ways, np.full(labels.size, way)]),
+        )
 
-    def _outputs(self) -> list[Any]:
-        """Cost of bringing each output to host memory."""
-        host = int(np.flatnonzero(self._problem.home == HOST_HOME)[0])
-        work = self._problem.workload
-        return [self._way(tensor, len(work.items), host, 1) for tensor in work.outputs]
+    def _undominated(self, labels: _Labels, i: int, beam: int) -> tuple[Ints, float]:
+        """Numbers of at most `beam` labels, most hopeful first, that none is sure to match; and the lost ones' bound."""
+        rows = np.arange(len(self._live[i]))[:, None]
+        regret_ms = self._problem.regret_ms[list(self._live[i])]
+        times = np.vstack([labels.free_ms, labels.ready_ms]) + labels.back_ms
+        masks = np.vstack([*labels.promised, *labels.spoilt])
+        masks = masks[masks.any(axis=1)]
+        left, kept = np.argsort(labels.least_ms, kind="stable"), list[int]()
+        while len(left) and len(kept) < beam:
+            first, left = left[0], left[1:]
+            kept.append(int(first))
+            later_ms = (times[:, first, None] - times[:, left]).max(axis=0)
+            near = np.flatnonzero(later_ms <= 0)
+            some = left[near]
+            later_ms = later_ms[near] + regret_ms[rows, labels.homes[:, first, None], labels.homes[:, some]].sum(axis=0)
+            matched = (later_ms <= 0) & (masks[:, first, None] & ~masks[:, some] == 0).all(axis=0)
+            left = np.delete(left, near[matched])
+        return np.array(kept, dtype=np.int64), float(labels.least_ms[left[0]]) if len(left) else np.inf
 
-    def _units(self, ms: float) -> int:
-        return int(np.floor(ms / self.unit_ms))
 
-    def placed(self, solver: cp_model.CpSolver, memory: Memory) -> tuple[Placed, ...]:
-        """The solution, one placement per group."""
-        chosen = [next(p for p, on in enumerate(row) if solver.boolean_value(on)) for row in self._on]
-        return tuple(Placed(k, k, p, memory) for k, p in enumerate(chosen))
+def _weights(processors: int) -> Floats:
+    """(weights, P) how much each processor counts in a mixture, 1 in all."""
+    steps = 12 if processors == 2 else 6
+    grid = np.stack(np.meshgrid(*[np.arange(steps + 1)] * processors), axis=-1).reshape(-1, processors)
+    weights: Floats = grid[grid.sum(axis=1) == steps] / steps
+    return weights

@@ -131,7 +131,10 @@ class SegmentCosts:
 
     def _cheapest(self) -> tuple[Floats, Ints]:
         """(n, depth, homes) cost of the cheapest segment per first position, length - 1 and home, and its option."""
-        whole, chains = alone_ms(self._model, self._memory, self._work, self._possible), chain_costs(self._model, self._work, self._memory)
+        whole, chains = (
+            alone_ms(self._model, self._memory, self._work, self._possible),
+            chain_costs(self._model, self._work, self._memory),
+        )
         total = chains.work_ms + chains.share_ms + chains.tail_ms  # (n, depth, S)
         n, depth, _ = total.shape
         allowed = self._possible[:, chains.options]
@@ -181,9 +184,7 @@ class SegmentCosts:
         return [t for t, position in last if start <= position <= end]
 
 
-def work_ms(
-    model: CostModel, memory: Memory, window: int, slice_ms: float | None, duty: tuple[float, ...]
-) -> Floats:
+def work_ms(model: CostModel, memory: Memory, window: int, slice_ms: float | None, duty: tuple[float, ...]) -> Floats:
     """(n, O, L) time that each position works under each option: its slowest part, slowed down by the others."""
     work = position_work(model, memory, window, np.inf if slice_ms is None else slice_ms, duty)
     work *= (1 + model.contention)[None, :, None]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -91,6 +92,57 @@ class SideBySide:
                 after[:, k] |= after[:, made]
                 after[made, k] = True
         return after
+
+    @cached_property
+    def blocks(self) -> list[range]:
+        """Positions between two points, of which all after depend on all before."""
+        n = len(self.after)
+        cuts = [k for k in range(n + 1) if self.after[:k, k:].all()]
+        return [range(start, end) for start, end in pairwise(cuts)]
+
+    @cached_property
+    def _last_use(self) -> list[int]:
+        """The last position that reads each tensor, or makes it; -1 of an input that nobody reads."""
+        work = self.workload
+        return [readers[-1] if readers else made for readers, made in zip(work.readers, work.made_at, strict=True)]
+
+    def live(self, k: int) -> tuple[int, ...]:
+        """Tensors made before a position that it or a later one reads."""
+        made = self.workload.made_at
+        inputs = self.workload.inputs
+        return tuple(
+            t for t, last in enumerate(self._last_use) if made[t] < k <= last and (made[t] >= 0 or t in inputs)
+        )
+
+    @cached_property
+    def returned(self) -> list[list[int]]:
+        """Outputs of the graph that each position is the last to use; to bring them home later is never cheaper."""
+        outputs = [(self._last_use[tensor], tensor) for tensor in self.workload.outputs]
+        return [[tensor for last, tensor in outputs if last == k] for k in range(len(self.work_ms))]
+
+    @cached_property
+    def way_ms(self) -> Floats:
+        """(tensors, 2^P, P) time to bring a tensor to a processor from the nearest of a set of them, a bit mask."""
+        sets = np.arange(1 << self.processors)
+        way = np.full((len(self.move_ms), len(sets), self.processors), np.inf)
+        for p in range(self.processors):
+            there = (sets >> p) & 1 == 1
+            way[:, there] = np.minimum(way[:, there], self.move_ms[:, None, p])
+        return way
+
+    @cached_property
+    def regret_ms(self) -> Floats:
+        """(tensors, 2^P, 2^P) what a tensor in the first set of homes can cost more than one in the second.
+
+        Whatever follows reads it for the first time at each processor at most once, and both sets grow alike.
+        """
+        way = self.way_ms[:, 1:]
+        more = np.maximum(0.0, way[:, :, None] - way[:, None, :]).sum(axis=-1)
+        return np.pad(more, ((0, 0), (1, 0), (1, 0)))  # no tensor is nowhere
+
+    def host_homes(self, tensors: Sequence[int]) -> Ints:
+        """(T,) homes of tensors that lie in host memory."""
+        return np.full(len(tensors), 1 << self.host, dtype=np.int64)
 
     def operands(self, k: int) -> tuple[int, ...]:
         """The tensors that a position reads, each once."""

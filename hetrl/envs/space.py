@@ -48,7 +48,7 @@ class Granularity(StrEnum):
 
     SINGLE = "single"  # the whole model on one processor
     SUBGRAPH = "subgraph"  # runs of at least two fusion groups, each on one processor
-    INTER_OP = "inter_op"  # every fusion group on a processor of its own, independent ones side by side
+    INTER_OP = "inter_op"  # every fusion group placed or split on its own, independent ones side by side
     INTRA_OP = "intra_op"  # fusion groups may also be split over processors
 
 
@@ -138,7 +138,7 @@ class PlanSpace:
         """
         legal = np.zeros((self.width, len(granularity)), dtype=np.bool_)
         affordable = self._affordable[prune].T
-        split_allowed = granularity == _INTRA_OP
+        split_allowed = (granularity == _INTRA_OP) | ((granularity == _INTER_OP) & self.branches)
         placements = self.possible[k][:, None] & (self.single[:, None] | split_allowed)
         legal[1 : 1 + len(self.options)] = placements & affordable
         one = granularity == GRANULARITIES.index(Granularity.SINGLE)
@@ -146,7 +146,7 @@ class PlanSpace:
             everywhere = self.possible.all(axis=0) & self.single
             legal[1 : 1 + len(self.options), one] = (everywhere[:, None] & affordable)[:, one]
             return legal
-        chains = self.chained[placed] & (length < MAX_CHAIN)
+        chains = self.chained[placed] & (length < MAX_CHAIN) & (granularity != _INTER_OP)
         legal[CONTINUE] = self.possible[k, placed] & (self.single[placed] | chains)
         same = np.flatnonzero(self.single[placed] & legal[CONTINUE])
         legal[1 + placed[same], same] = False  # a neighbour on the same processor is the same segment

@@ -6,11 +6,15 @@ import numpy as np
 import numpy.typing as npt
 
 from hetrl.agents.hybrid.annealing import Visited, anneal
+from hetrl.agents.hybrid.growing import grown
 from hetrl.agents.hybrid.moves import Layout, Moves
 from hetrl.agents.hybrid.ranking import Ranking
 from hetrl.agents.ledger import Ledger, column_key
+from hetrl.agents.samplers.annealing import whole_model
+from hetrl.agents.samplers.drafts import Drawer
 
 Ints = npt.NDArray[np.int64]
+MEMORY = 1  # the index of the memory type among the global decisions
 ELITE = 16  # measured plans that later rounds start from
 
 
@@ -31,8 +35,11 @@ class GuidedSearch:
         """From now on also vary what only costs time, if the surrogate is right."""
         self._moves = Moves(self._ledger.space, slowing=True)
 
-    def round(self, proposals: Ints, picks: int, steps: int, hot: float, cold: float) -> int:
-        """Anneal from the best plans and (length, B) proposals, and measure `picks`; how many new plans that were."""
+    def round(self, proposals: Ints, width: int, picks: int, steps: int, hot: float, cold: float) -> int:
+        """Anneal from the best plans and (length, B) proposals, and measure `picks`; how many new plans that were.
+
+        :param width: of a beam search by the best guess, whose plans are candidates too; 0 for none.
+        """
         self.ranking.learn()
         beliefs = self.ranking.beliefs(picks, self._rng)
         which = np.arange(self._chains) % picks
@@ -40,14 +47,32 @@ class GuidedSearch:
         def costs(plans: Ints) -> npt.NDArray[np.float64]:
             return self.ranking.costs(plans, beliefs, which)
 
-        start = self._start(proposals)
+        beam = self._beam(width) if width else proposals[:, :0]
+        start = self._start(np.hstack([proposals, beam]))
         visited = anneal(self._moves, start, costs, steps=steps, hot=hot, cold=cold, rng=self._rng)
         self.asked = len(visited.costs)
+        best_guess = np.zeros(beam.shape[1], dtype=np.int64)  # the first chain's belief
+        visited = Visited(
+            np.hstack([visited.plans, beam]),
+            np.append(visited.costs, self.ranking.costs(beam)),
+            np.append(visited.chain, best_guess),
+        )
         chosen = self._choose(visited, which, picks)
         before = self._ledger.evaluations
         if chosen.shape[1]:
             self._ledger.outcomes(chosen, self._name)
         return self._ledger.evaluations - before
+
+    def _beam(self, width: int) -> Ints:
+        """(length, B) plans grown with the global decisions of the best plan so far, or with another memory type."""
+        ledger, drawer = self._ledger, Drawer(self._ledger.space, self._ledger.objective)
+        tails = whole_model(drawer)
+        if ledger.best is not None and ledger.best.trial.decisions is not None:
+            tails.insert(0, drawer.draft(np.array(ledger.best.trial.decisions, dtype=np.int64)))
+        heads = [tails[0].heads.copy() for _ in ledger.space.memories]
+        for memory, head in enumerate(heads):
+            head[MEMORY] = memory
+        return np.hstack([grown(drawer, head, tails, width, self.ranking.costs) for head in heads])
 
     def _start(self, proposals: Ints) -> Layout:
         """Proposals and the elite share the chains; what they leave is filled at random."""

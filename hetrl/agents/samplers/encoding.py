@@ -104,7 +104,7 @@ class Cuts(Encoding):
         super().__init__(space, objective)
 
     def placements(self) -> Sequence[Parameter]:
-        possible = self.space.possible.any(axis=0)
+        possible: Bools = np.asarray(self.space.possible.any(axis=0))
         self._options = np.array([o for o in self.drawer.order if possible[o]], dtype=np.int64)
         labels = tuple(label(self.space, int(o)) for o in self._options)
         cuts = [Parameter(f"cut {i}", self.space.groups + 1, ordered=True) for i in range(1, self.pieces)]

@@ -28,7 +28,7 @@ VARIATIONS = 32  # of a plan that is known, before the sampler is asked again
 class Values(Enum):
     """What a sampler's parameters are."""
 
-    CATEGORIES = auto()  # but for cuts, which are whole numbers
+    CATEGORIES = auto()
     NUMBERS = auto()  # whole numbers where neighbours are alike, else categories
     REALS = auto()  # rounded down
 
@@ -195,7 +195,7 @@ class OptunaSearch:
 def _distribution(parameter: Parameter, values: Values) -> BaseDistribution:
     if values is Values.REALS:
         return FloatDistribution(0.0, parameter.count)
-    number = parameter.labels is None or (parameter.ordered and values is Values.NUMBERS)
+    number = parameter.ordered and values is Values.NUMBERS
     return IntDistribution(0, parameter.count - 1) if number else CategoricalDistribution(range(parameter.count))
 
 

@@ -1,8 +1,7 @@
 """`cost_model`, `frames` and `segments` for one plan after another, compiled by numba.
 
 The same operations in the same order as in numpy, so that every bit is the same: sums run in position order, nothing is
-reassociated (no `fastmath`), and only terms that are exactly 0 are left out. Random plans make random branches, which a
-processor guesses wrongly, so the inner loops multiply by conditions instead. Data, work, time and frames are walked
+reassociated (no `fastmath`), and only terms that are exactly 0 are left out. Data, work, time and frames are walked
 through apart, since no earlier one depends on a later one. Arrays are taken out of the tuples before the loops: inside,
 each access would count references. Only `accelerate` imports this file; without numba it cannot be imported.
 
@@ -150,14 +149,19 @@ def _data(c, batch, notes, sums):  # type: ignore[no-untyped-def]
                 return False
             home = home_of[o, m]
             bit, moved, parts = np.int64(1) << home, 0.0, split[o]
-            offset = chained[o] * (end_of[b, k] - k) + branched[o] * int(first_made[k] >= start)
+            offset = 0
+            if chained[o]:
+                offset = end_of[b, k] - k
+            elif branched[o]:
+                offset = int(first_made[k] >= start)
             if not 0 <= offset < depth:
                 return False
             for r in range(read_at[k], read_at[k + 1]):
                 tensor = read[r]
                 moved += conversion[tensor, homes[tensor], home]
-                live += (homes[tensor] & bit == 0) * tensor_mb[tensor]
-                homes[tensor] |= bit
+                if homes[tensor] & bit == 0:
+                    live += tensor_mb[tensor]
+                    homes[tensor] |= bit
                 if parts:
                     need = host_in[r, o, offset] if made_at[tensor] < start else 0.0
                     if shared[tensor]:
@@ -165,7 +169,8 @@ def _data(c, batch, notes, sums):  # type: ignore[no-untyped-def]
                         owner[tensor], had[tensor] = start, max(before, need)
                         need = max(0.0, need - before)
                     moved += share_rate[o, m] * need
-            moved += (start == k) * share_fixed[o, m]
+            if start == k:
+                moved += share_fixed[o, m]
             moved_ms[b, k] = moved
             tail_ms[b, k] = share_rate[o, m] * host_out[k, o, offset] if parts and leaves[k] > end_of[b, k] else 0.0
             weights += weights_mb[k, o]
@@ -194,14 +199,20 @@ def _work(c, batch, notes):  # type: ignore[no-untyped-def]
         window, slice_ms = window_of[b], slice_of[b]
         for k in range(n):
             o, m = option_of[b, k], memory_of[b, k]
-            offset = chained[o] * (end_of[b, k] - k) + branched[o] * int(first_made[k] >= start_of[b, k])
+            offset = 0
+            if chained[o]:
+                offset = end_of[b, k] - k
+            elif branched[o]:
+                offset = int(first_made[k] >= start_of[b, k])
             slowest, kernel_ms, cut = 0.0, 0.0, 1.0
             for p in range(len(draws)):
                 time, cuts = time_ms[m, k, o, offset, p], 1.0
+                if time == 0.0:
+                    continue
                 if sliced[p]:
-                    cuts = max(1.0, np.ceil((0.0 if np.isinf(time) else time) / slice_ms))
-                    overhead = (cuts - 1) * launch_ms[p] + cuts * (wait_ms[p] / window)
-                    time = time + overhead if time > 0 else 0.0
+                    if not np.isinf(time):
+                        cuts = max(1.0, np.ceil(time / slice_ms))
+                    time = time + ((cuts - 1) * launch_ms[p] + cuts * (wait_ms[p] / window))
                 if draws[p]:
                     kernel_ms += time
                     cut = max(cut, cuts)
