@@ -23,19 +23,26 @@ from hetrl.zoo.resolve import resolve_model
 
 @dataclass(frozen=True)
 class Timed:
-    """`additive_ms` is the dynamic program's time; `solver_ms` CP-SAT's for branches side by side, None without any."""
+    """`additive_ms` is the dynamic program's time; `branches_ms` that of branches side by side, None without any."""
 
     device: str
     model: str
     groups: int
     additive_ms: float
-    solver_ms: float | None
+    branches_ms: float | None
     best: Exact
 
     def __str__(self) -> str:
-        solver = "-" if self.solver_ms is None else f"{self.solver_ms:.0f}"
+        branches = "-" if self.branches_ms is None else f"{self.branches_ms:.0f}"
         how = gap((self.best.latency_ms - self.best.bound_ms) / self.best.bound_ms)
-        cells = (self.device, self.model, self.groups, f"{self.additive_ms:.0f}", solver, number(self.best.latency_ms))
+        cells = (
+            self.device,
+            self.model,
+            self.groups,
+            f"{self.additive_ms:.0f}",
+            branches,
+            number(self.best.latency_ms),
+        )
         return "| " + " | ".join(map(str, (*cells, how))) + " |"
 
 
@@ -60,7 +67,7 @@ def main() -> None:
     parser.add_argument("--devices", nargs="+", default=["d1"])
     parser.add_argument("--models", nargs="+", default=[entry.name for entry in catalog()])
     asked = parser.parse_args()
-    print("| device | model | groups | additive, ms | CP-SAT, ms | latency, ms | above bound |")
+    print("| device | model | groups | additive, ms | side by side, ms | latency, ms | above bound |")
     print("|---" * 7 + "|")
     for device in asked.devices:
         for model in asked.models:

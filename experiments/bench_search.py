@@ -27,20 +27,21 @@ import hetrl
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "runs" / "bench_search"
 DEVICE = "d1"
-MODELS = ("vgg16", "resnet18", "branchy", "mobile")
+MODELS = ("vgg16", "resnet18", "mobile", "branchy")
 POINTS = (50, 100, 200, 500, 1000, 5000)
 SEEDS = (0, 1, 2, 3, 4)
+SHORT, LONG = 1000, 5000  # evaluations of the two runs of each: what suits a budget depends on it
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """An agent or a sampler with its settings; `budget` where 5,000 evaluations would take it hours."""
+    """An agent or a sampler with its settings; `most` evaluations where more would take it hours."""
 
     label: str
     method: str
     learns: bool
     settings: tuple[tuple[str, str], ...] = ()
-    budget: int = POINTS[-1]
+    most: int = LONG
 
 
 CONTESTANTS = (
@@ -53,7 +54,7 @@ CONTESTANTS = (
     Contestant("tpe, per layer", "tpe", False, (("encoding", "layers"),)),
     Contestant("nsga2", "nsga2", False),
     Contestant("cmaes", "cmaes", False),
-    Contestant("gp", "gp", False, budget=100),
+    Contestant("gp", "gp", False, most=100),
     Contestant("annealing", "annealing", False),
     Contestant("beam", "beam", False),
     Contestant("random", "random", False),
@@ -67,6 +68,7 @@ class Outcome:
     contestant: str
     model: str
     seed: int
+    budget: int
     best_ms: dict[str, float]
     evaluations: int
     exact_ms: float | None
@@ -74,7 +76,7 @@ class Outcome:
     wall_s: float
 
 
-def run(contestant: Contestant, model: str, seed: int) -> Outcome:
+def run(contestant: Contestant, model: str, seed: int, budget: int) -> Outcome:
     """Let one contestant tune one network, and read its learning curve."""
     source = str(torch_graphs.exported(model, RUNS / "models")) if model in torch_graphs.NETWORKS else model
     begin = time.monotonic()
@@ -83,41 +85,52 @@ def run(contestant: Contestant, model: str, seed: int) -> Outcome:
         known = dict(contestant.settings)
         if contestant.learns:
             found = hetrl.tune(
-                source, DEVICE, agent=contestant.method, settings=known, budget=contestant.budget, seed=seed,
+                source, DEVICE, agent=contestant.method, settings=known, budget=budget, seed=seed,
                 seeds=False, out=out,
             )  # fmt: skip
         else:
             found = hetrl.search(
-                source, DEVICE, sampler=contestant.method, settings=known, budget=contestant.budget, seed=seed,
+                source, DEVICE, sampler=contestant.method, settings=known, budget=budget, seed=seed,
                 seeds=False, out=out,
             )  # fmt: skip
         with (out / "learning_curve.csv").open() as file:
             best = [float(row["best_latency_ms"]) for row in csv.DictReader(file)]
     # One that ran out of new plans before its budget has found all that it will.
-    marks = {str(n): best[min(n, len(best)) - 1] for n in POINTS if n <= contestant.budget}
+    points = [n for n in POINTS if (n > SHORT if budget == LONG else n <= budget)]
+    marks = {str(n): best[min(n, len(best)) - 1] for n in points}
     wall_s = time.monotonic() - begin
-    return Outcome(contestant.label, model, seed, marks, len(best), found.exact_ms, found.bound_ms, wall_s)
+    return Outcome(contestant.label, model, seed, budget, marks, len(best), found.exact_ms, found.bound_ms, wall_s)
 
 
-def all_outcomes(contestants: Sequence[Contestant], models: Sequence[str], seeds: Sequence[int], jobs: int) -> None:
+def all_outcomes(contestants: Sequence[Contestant], options: argparse.Namespace) -> None:
     """Run what is not done yet."""
+    models = options.models
     for model in models:
         if model in torch_graphs.NETWORKS:
             torch_graphs.exported(model, RUNS / "models")
     RUNS.mkdir(parents=True, exist_ok=True)
-    todo = [(c, m, s) for s in seeds for c in contestants for m in models if not _file(c.label, m, s).exists()]
-    with ProcessPoolExecutor(jobs) as pool:
+    todo = [
+        (contestant, model, seed, budget)
+        for model in models
+        for seed in options.seeds
+        for budget in (SHORT, LONG)
+        for contestant in contestants
+        if budget == SHORT or (contestant.most == LONG and seed < options.long_seeds)
+    ]
+    todo = [(c, m, s, min(b, c.most)) for c, m, s, b in todo]
+    todo = [one for one in todo if not _file(one[0].label, *one[1:]).exists()]
+    with ProcessPoolExecutor(options.jobs) as pool:
         waiting = {pool.submit(run, *one): one for one in todo}
         for number, done in enumerate(as_completed(waiting), 1):
             outcome = done.result()
-            path = _file(outcome.contestant, outcome.model, outcome.seed)
+            path = _file(outcome.contestant, outcome.model, outcome.seed, outcome.budget)
             path.write_text(json.dumps(asdict(outcome)), encoding="utf-8")
-            told = f"{outcome.contestant} {outcome.model} seed {outcome.seed}: {outcome.wall_s:.0f} s"
-            print(f"{number}/{len(todo)} {told}", flush=True)
+            told = f"{outcome.contestant} {outcome.model} seed {outcome.seed} of {outcome.budget}"
+            print(f"{number}/{len(todo)} {told}: {outcome.wall_s:.0f} s", flush=True)
 
 
-def _file(label: str, model: str, seed: int) -> Path:
-    return RUNS / f"{label.replace(', ', '-').replace(' ', '-')}_{model}_{seed}.json"
+def _file(label: str, model: str, seed: int, budget: int) -> Path:
+    return RUNS / f"{label.replace(', ', '-').replace(' ', '-')}_{model}_{seed}_{budget}.json"
 
 
 def gaps(outcomes: Sequence[Outcome]) -> dict[str, dict[str, dict[str, list[float]]]]:
@@ -148,9 +161,10 @@ def markdown(outcomes: Sequence[Outcome]) -> str:
         "# Agents and searches at equal budget",
         "",
         f"Made by `python experiments/bench_search.py --write`. Surrogate of {DEVICE}, cold, no seeds: the first",
-        "evaluation is the whole model on the CPU, then each method is on its own. A cell is the gap in percent between",
-        "the best plan so far and the best known one (the proven optimum, where there is a proof): median over the",
-        "seeds, and from least to most.",
+        "evaluation is the whole model on the CPU, then each method is on its own. A cell is the gap in percent",
+        "between the best plan so far and the best known one (the proven optimum, where there is a proof): median",
+        f"over {len(SEEDS)} seeds, and from least to most. Up to {SHORT:,} evaluations a run of {SHORT:,} counts,",
+        f"behind that one of {LONG:,}. TPE looks back at no more trials than its setting `memory` says.",
         "",
         "`auto` asks the surrogate for a ranking before it measures, and here the surrogate *is* the device, so its",
         "ranking is never wrong. What is left of that with a surrogate that is wrong is in the last table.",
@@ -160,7 +174,7 @@ def markdown(outcomes: Sequence[Outcome]) -> str:
         proven = next((o.exact_ms for o in outcomes if o.model == model), None)
         lines += [f"## {model}" + ("" if proven else " (no proven optimum)"), ""]
         lines += [
-            "| method | " + " | ".join(f"{n:,}" for n in POINTS) + " | wall s |",
+            "| method | " + " | ".join(f"{n:,}" for n in POINTS) + " | s to 1,000 |",
             "|---" * (len(POINTS) + 2) + "|",
         ]
         for label in labels:
@@ -168,8 +182,9 @@ def markdown(outcomes: Sequence[Outcome]) -> str:
             for n in POINTS:
                 values = [100 * g for g in table[model].get(label, {}).get(str(n), [])]
                 spread = f"{statistics.median(values):.1f} ({min(values):.1f}-{max(values):.1f})" if values else ""
+                spread += f", {len(values)} seeds" if 0 < len(values) < len(SEEDS) else ""
                 cells.append(spread)
-            walls = [o.wall_s for o in outcomes if o.model == model and o.contestant == label]
+            walls = [o.wall_s for o in outcomes if (o.model, o.contestant, o.budget) == (model, label, SHORT)]
             wall = f"{statistics.median(walls):.0f}" if walls else ""
             lines.append(f"| {label} | " + " | ".join(cells) + f" | {wall} |")
         lines.append("")
@@ -221,11 +236,12 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="labels of the contestants to run")
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
+    parser.add_argument("--long-seeds", type=int, default=len(SEEDS), help="seeds that also run 5,000 evaluations")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     wanted = [c for c in CONTESTANTS if options.only is None or c.label in options.only]
-    all_outcomes(wanted, options.models, options.seeds, options.jobs)
+    all_outcomes(wanted, options)
     outcomes = load([c.label for c in CONTESTANTS])
     text = markdown(outcomes)
     print(text)

@@ -75,6 +75,17 @@ def test_fixed_sends_what_its_worker_does_not_take_to_the_cpu() -> None:
     assert ends("band_rr", [once()], [task]) == [105]  # the first idle worker takes all it can
 
 
+def test_sel_takes_the_request_that_takes_longest_and_queues_its_first_subgraph() -> None:
+    # Best latencies 10, 20 and 16: the second goes first. Then 30 and 36: the third waits behind it until 36, which
+    # leaves worker 1 to the first (30 < 36 + 10).
+    tasks = [single(10, 30), single(20, 22), single(16, 40)]
+    assert ends("band_sel", [once()] * 3, tasks) == [30, 20, 36]
+    # 24 is more than 20, so worker 0 begins the first. Its second unit is not queued yet, so worker 1 takes the other
+    # one (21 < 12 + 20), behind which that unit waits at 12.
+    halves = Task(*[table_of((12, inf), (inf, 12))] * 2, home=(0,))
+    assert ends("band_sel", [once()] * 2, [halves, single(20, 21)]) == [33, 21]
+
+
 def test_heft_waits_for_the_faster_worker_and_lets_the_longer_request_go_first() -> None:
     short, long = single(10, 100), single(30, 100)
     streams = [once(), once(), once(first_ms=5)]

@@ -6,8 +6,8 @@ which every operand already lies where it is read bounds the rest of any way, as
 homes is bounded by what moving them costs: so few ways are worth following. Where a graph keeps so many tensors alive
 that they are too many nevertheless, only the best are kept, and the relaxation gives the proven lower bound instead.
 
-Plans whose independent branches run side by side have no such sum: `makespan` finds the best one, with a bound, if the
-graph has branches.
+Plans whose independent branches run side by side have no such sum: `makespan` finds the best of those in which every
+group is placed or split on its own, with a bound, if the graph has branches.
 
 A frame limit is not additive. Every setting of window, slicing and caps is solved for latency alone; its optimum
 bounds what the setting can give, and counts as a candidate if it keeps the limit. Branches side by side are tried

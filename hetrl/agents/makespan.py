@@ -23,7 +23,7 @@ from hetrl.device_bridge.surrogate.cost_model import CostModel
 from hetrl.device_bridge.surrogate.schedule import Placed
 from hetrl.plan import Memory
 
-EFFORT = 32_000  # labels that may be kept in all, each for about a fifth of a millisecond
+EFFORT = 24_000  # labels that may be kept in all, each for about a third of a millisecond
 DRAFTS = 16  # labels per position of a first search, which gives later ones something to beat
 WIDEN = 8  # times as many in every further search
 TOLERANCE = 1e-9  # of a latency, for sums taken in another order
@@ -115,7 +115,7 @@ class _Block:
         able, self._weights = np.isfinite(problem.work_ms[here]), _weights(problem.processors)
         each = np.where(able, problem.work_ms[here], 0.0)[:, :, None] * (problem.uses @ self._weights.T)
         load = np.where(able[:, :, None], each, np.inf).min(axis=1)  # (groups, weights)
-        self._load_ms = np.zeros((len(span) + 1, len(weights)))  # what each group and all later ones do
+        self._load_ms = np.zeros((len(span) + 1, len(self._weights)))  # what each group and all later ones do
         self._load_ms[:-1] = load[::-1].cumsum(axis=0)[::-1]
         self._tail_ms = np.zeros(len(span))  # from the end of each group to the end of the block
         for i in reversed(range(len(span))):

@@ -19,7 +19,7 @@ from hetrl.measurement import Measurement
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
-_PART = 500  # plans at a time: fresh memory costs more than work on it; rows 4 KiB apart would share cache lines
+_PART = 1000  # plans at a time: fresh memory costs more than work on it
 
 
 @dataclass(frozen=True)
