@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hetrl.graph import OperatorGraph
 
 DEFAULT_BUDGET = 1000
-DEFAULT_AGENT = "maskable-ppo"
+DEFAULT_AGENT = "auto"
 DEFAULT_SAMPLER = "tpe"
 InputShapes = Mapping[str, tuple[int, ...]]
 Settings = Mapping[str, Any] | str | Path | None

@@ -21,7 +21,6 @@ from hetrl.testing.models import random_graph
 from hetrl.zoo.builder import Builder
 from tests.surrogate_help import D1, chain_graph, graph_of, with_cost
 
-
 # Launches that cost what these small models take would leave nothing to share.
 BALANCED = with_cost(0, {"ms_per_gmac": 60.0}, with_cost(1, {"ms_per_gmac": 60.0}))
 

@@ -144,12 +144,11 @@ def test_no_plan_that_splits_and_overlaps_beats_the_bound(
     assert fastest >= problem.optimum.bound_ms * (1 - TOLERANCE)
     own = problem.space.encode(problem.optimal_plan())
     assert own is not None  # an agent can find it
-    next_to_it = np.repeat(own[:, None], 300, axis=1)
     if own[0] == INTER_OP:
-        draw, first = np.random.default_rng(seed), len(problem.space.globals)
-        legal = np.array([problem.space.mask(k, next_to_it)[:, 0] for k in range(first, len(own))])
-        anew = (draw.random((*legal.shape, 300)) * legal[:, :, None]).argmax(axis=1)
-        kept = draw.random(anew.shape) > 2 / len(anew)
-        next_to_it[first:] = np.where(kept, next_to_it[first:], anew)
-        found = evaluate(problem.space, device, problem.condition, next_to_it).latency_ms
+        draw, space = np.random.default_rng(seed), problem.space
+        best = space.schedules(own[:, None])[0].option
+        anew = (draw.random((*space.possible.shape, 300)) * space.possible[:, :, None]).argmax(axis=1)
+        codes = 1 + np.where(draw.random(anew.shape) < 2 / len(anew), anew, best)
+        taken = np.vstack([np.repeat(own[: len(space.globals), None], 300, axis=1), codes])
+        found = evaluate(space, device, problem.condition, taken).latency_ms
         assert found.min() >= problem.optimum.bound_ms * (1 - TOLERANCE)

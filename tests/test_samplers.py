@@ -22,11 +22,11 @@ from optuna.trial import TrialState
 import hetrl
 from hetrl import plugins
 from hetrl.agents.base import Kind
+from hetrl.agents.hybrid.growing import completed
 from hetrl.agents.problem import Problem
 from hetrl.agents.run_folder import Config, RunFolder
 from hetrl.agents.samplers import optuna_methods
 from hetrl.agents.samplers.annealing import AnnealingConfig, moved, whole_model
-from hetrl.agents.samplers.beam import completed
 from hetrl.agents.samplers.drafts import Drawer
 from hetrl.agents.samplers.encoding import Cuts, Encoding, Layers
 from hetrl.agents.trials import Trial, read_trials

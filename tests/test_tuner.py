@@ -82,12 +82,18 @@ def test_accuracy_budget_decides_pruning() -> None:
 
 
 def test_learning_by_itself_gets_close_and_is_deterministic(tmp_path: Path) -> None:
-    result = hetrl.tune("vgg16", "d1", budget=1000, seeds=False, seed=0, out=tmp_path / "long")
+    ppo = {"agent": "maskable-ppo", "seeds": False, "seed": 0}
+    result = hetrl.tune("vgg16", "d1", budget=1000, out=tmp_path / "long", **ppo)
     assert result.gap_to_exact is not None and 0 <= result.gap_to_exact <= 0.1
     _header, trials = read_trials(tmp_path / "long/trials.jsonl")
     assert {t.by for t in trials} == {"reference", "maskable-ppo"} and len(trials) == 1000
-    hetrl.tune("vgg16", "d1", budget=150, seeds=False, seed=0, out=tmp_path / "short")
+    hetrl.tune("vgg16", "d1", budget=150, out=tmp_path / "short", **ppo)
     assert read_trials(tmp_path / "short/trials.jsonl")[1] == trials[:150]
+
+
+def test_the_default_comes_close_within_a_hundred_evaluations() -> None:
+    result = hetrl.tune("vgg16", "d1", budget=100, seeds=False)
+    assert result.agent == "auto" and result.gap_to_exact is not None and 0 <= result.gap_to_exact <= 0.01
 
 
 def _train(folder: Path, *more: str) -> subprocess.Popen[bytes]:

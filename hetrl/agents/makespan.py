@@ -12,6 +12,7 @@ the bound.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -23,7 +24,7 @@ from hetrl.device_bridge.surrogate.cost_model import CostModel
 from hetrl.device_bridge.surrogate.schedule import Placed
 from hetrl.plan import Memory
 
-EFFORT = 24_000  # labels that may be kept in all, each for about a third of a millisecond
+EFFORT = 32_000  # labels that may be kept in all, each for about a quarter of a millisecond
 DRAFTS = 16  # labels per position of a first search, which gives later ones something to beat
 WIDEN = 8  # times as many in every further search
 TOLERANCE = 1e-9  # of a latency, for sums taken in another order
@@ -123,11 +124,9 @@ class _Block:
             path = (problem.least_ms[here][later] + self._tail_ms[later]).max(initial=0.0)
             self._tail_ms[i] = max(path, float(load[later].sum(axis=0).max()))
         independent = problem.workload.independent[here, here]
-        self._apart = independent.any(axis=1)
-        self._words = -(-len(span) // WORD)
-        bits = np.zeros((len(span), self._words * WORD), dtype=np.uint8)
-        bits[:, : len(span)] = np.triu(independent)
-        self._later: Words = np.packbits(bits, axis=1, bitorder="little").view("<u8")  # (groups, words)
+        self._apart: Bools = np.any(independent, axis=1)
+        self._later = _masks(np.triu(independent))  # (groups, words) of independent ones after each
+        self._to_come = _masks(np.arange(len(span) + 1)[:, None] <= np.arange(len(span)))
 
     @property
     def live_before(self) -> tuple[int, ...]:
@@ -136,7 +135,7 @@ class _Block:
     def begin(self, homes: Ints) -> _Labels:
         """The label of a beginning at time 0, from (T,) homes of its live tensors."""
         processors = self._problem.processors
-        masks = np.zeros((processors, self._words, 1), dtype=np.uint64)
+        masks = np.zeros((processors, self._later.shape[1], 1), dtype=np.uint64)
         time, ways = np.zeros(1), np.zeros((0, 1), dtype=np.int64)
         free, ready = np.zeros((processors, 1)), np.zeros((len(homes), 1))
         return _Labels(free, ready, homes[:, None], time, time, masks, masks, ways)
@@ -163,13 +162,14 @@ class _Block:
             if lost_ms >= below_ms or beam >= most:
                 break
             beam *= WIDEN
-        together = _Labels.of(done)
-        return together.take(self._undominated(together, len(self._span), most)[0]), lost_ms
+        together = self._aligned(_Labels.of(done))
+        kept, cut_ms = self._undominated(together, len(self._span), most)
+        return together.take(kept), min(lost_ms, cut_ms)
 
     def _aligned(self, labels: _Labels) -> _Labels:
-        """Labels at the end of the block before as those at the beginning of this one."""
+        """Labels at the end of a block as those of a beginning: all is done, and nothing promised."""
         processors, size = self._problem.processors, labels.size
-        masks = np.zeros((processors, self._words, size), dtype=np.uint64)
+        masks = np.zeros((processors, self._later.shape[1], size), dtype=np.uint64)
         free = np.tile(labels.least_ms, (processors, 1))
         ready = np.tile(labels.least_ms, (len(labels.homes), 1))
         return replace(labels, free_ms=free, ready_ms=ready, back_ms=np.zeros(size), promised=masks, spoilt=masks)
@@ -198,11 +198,11 @@ class _Block:
         word, mine = i // WORD, np.uint64(1 << i % WORD)
         whole, owner, uses = way < problem.processors, int(problem.owner[way]), np.flatnonzero(problem.uses[way])
         others = [p for p in range(problem.processors) if not whole or p != way]
-        promise = alone and (False, True) == self._promises(i, way)
-        able = (labels.promised[others, word] & mine == 0).all(axis=0)
+        promise = alone and len(self._promises(i, way)) > 1
+        against: Words = np.bitwise_or.reduce(labels.promised[others, word], axis=0)
         if promise:
-            able &= labels.spoilt[way, word] & mine == 0
-        labels = labels.take(able)
+            against |= labels.spoilt[way, word]
+        labels = labels.take(np.flatnonzero(against & mine == 0))
         live, homes = {t: row for row, t in enumerate(self._live[i])}, labels.homes.copy()
         begin, moved = labels.free_ms[uses].max(axis=0), np.zeros(labels.size)
         for tensor in problem.operands(k):
@@ -236,11 +236,13 @@ class _Block:
         )
 
     def _undominated(self, labels: _Labels, i: int, beam: int) -> tuple[Ints, float]:
-        """Numbers of at most `beam` labels, most hopeful first, that none is sure to match; and the lost ones' bound."""
+        """Numbers of at most `beam` labels, most hopeful first, that none is sure to match; bound of the lost ones."""
         rows = np.arange(len(self._live[i]))[:, None]
         regret_ms = self._problem.regret_ms[list(self._live[i])]
         times = np.vstack([labels.free_ms, labels.ready_ms]) + labels.back_ms
-        masks = np.vstack([*labels.promised, *labels.spoilt])
+        masks = (
+            np.vstack([*labels.promised, *labels.spoilt]) & np.tile(self._to_come[i], 2 * len(labels.free_ms))[:, None]
+        )
         masks = masks[masks.any(axis=1)]
         left, kept = np.argsort(labels.least_ms, kind="stable"), list[int]()
         while len(left) and len(kept) < beam:
@@ -253,6 +255,14 @@ class _Block:
             matched = (later_ms <= 0) & (masks[:, first, None] & ~masks[:, some] == 0).all(axis=0)
             left = np.delete(left, near[matched])
         return np.array(kept, dtype=np.int64), float(labels.least_ms[left[0]]) if len(left) else np.inf
+
+
+def _masks(chosen: Bools) -> Words:
+    """(rows, words) bit masks of (rows, groups)."""
+    bits = np.zeros((len(chosen), WORD * math.ceil(chosen.shape[1] / WORD)), dtype=np.uint8)
+    bits[:, : chosen.shape[1]] = chosen
+    masks: Words = np.packbits(bits, axis=1, bitorder="little").view("<u8")
+    return masks
 
 
 def _weights(processors: int) -> Floats:

@@ -74,7 +74,7 @@ class SideBySide:
 
     @property
     def processors(self) -> int:
-        return self.uses.shape[1]
+        return int(self.uses.shape[1])
 
     @cached_property
     def least_ms(self) -> Floats:

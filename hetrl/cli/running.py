@@ -56,11 +56,15 @@ def run(kind: Literal["agent", "sampler"], method: str, asked: Asked) -> None:
     if asked.resume is not None and asked.out is not None:
         raise UsageError("--resume continues in its own folder", "leave --out away")
 
-    from hetrl import api
     from hetrl.cli.progress import progress
 
+    if kind == "agent":
+        from hetrl.api import tune as call
+    else:
+        from hetrl.api import search as call
+
     given: dict[str, Any] = {kind: method, "budget": asked.budget, "settings": asked.config}
-    result = (api.tune if kind == "agent" else api.search)(
+    result = call(
         asked.model,
         asked.device,
         engine=asked.engine,

@@ -16,7 +16,7 @@ def train(  # noqa: PLR0913, PLR0917 (typer reads the options from the parameter
     model: options.Model,
     engine: options.Engine = None,
     condition: options.Conditions = "cold",
-    agent: options.Agent = "maskable-ppo",
+    agent: options.Agent = "auto",
     budget: options.Budget = None,
     seed: options.Seed = 0,
     max_accuracy_drop: options.MaxAccuracyDrop = 0.0,

@@ -106,11 +106,10 @@ class Moves:
         space, head = self._space, layouts.head
         groups = np.arange(space.groups)[:, None]
         allowed = self._possible[head[2], groups, layouts.option]
-        allowed &= space.single[layouts.option] | (head[0] == INTRA_OP)
         option = np.where(allowed, layouts.option, self._fallback[head[2]].T)
         begins = np.ones(option.shape, dtype=np.bool_)
         begins[1:] = option[1:] != option[:-1]
-        begins[1:] |= ~self._stays[option[1:]] | (space.chained[option[1:]] & layouts.cut[1:])
+        begins[1:] |= ~self._stays[option[1:]] | (space.chained[option[1:]] & (layouts.cut[1:] | (head[0] == INTER_OP)))
         start = np.maximum.accumulate(np.where(begins, groups, 0), axis=0)
         begins |= space.chained[option] & ((groups - start) % MAX_CHAIN == 0)
         return np.vstack([head, np.where(begins, option + 1, CONTINUE)])

@@ -51,12 +51,15 @@ class Drawer:
         overlap = int(draft.heads[0] == INTER_OP)
         options = self.nearest[draft.heads[PRUNING], overlap, np.arange(space.groups), draft.wanted].tolist()
         codes, length = [], 0
+        heads = draft.heads.copy()
+        if len(set(options)) == 1:  # nothing is side by side
+            overlap, heads[0] = 0, INTRA_OP
         for k, option in enumerate(options):
             same = k > 0 and options[k - 1] == option
-            chains = bool(space.chained[option]) and length < MAX_CHAIN and not draft.begins[k]
+            chains = bool(space.chained[option]) and not overlap and length < MAX_CHAIN and not draft.begins[k]
             length = length + 1 if same and (space.single[option] or chains) else 1
             codes.append(1 + option if length == 1 else CONTINUE)
-        return np.array([*draft.heads, *codes], dtype=np.int64)
+        return np.array([*heads, *codes], dtype=np.int64)
 
     def draft(self, taken: Ints) -> Draft:
         """The draft that settles to the plan of (length,) legal decisions."""
@@ -116,12 +119,12 @@ class Drawer:
 
     @cached_property
     def nearest(self) -> Ints:
-        """(ratios, 2, groups, O) the option for what is wanted, without and with work side by side (no splits)."""
+        """(ratios, 2, groups, O) the option for what is wanted, without and with work side by side."""
         space = self.space
         found = np.zeros((len(space.prune_ratios), 2, space.groups, len(space.options)), dtype=np.int64)
         for number, ratio in enumerate(space.prune_ratios):
             for overlap in (0, 1):
-                legal = space.possible_at(ratio) & (space.single | (not overlap))
+                legal = space.possible_at(ratio)
                 away = np.where(legal[:, None, :], self.distance[None], np.inf)  # (groups, wanted, O)
                 found[number, overlap] = away.argmin(axis=2)
         return found
