@@ -117,7 +117,7 @@ def summary_table(summaries: Sequence[Summary], budget: int | None) -> list[str]
     what = f"plans trained with {budget} evaluations" if budget else "the best plans"
 
     def cell(value: float | None, unit: str = "") -> str:
-        return "-" if value is None else f"{value:.2f}{unit}"
+        return "-" if value is None else f"{round(value, 2) + 0.0:.2f}{unit}"  # no -0.00
 
     return [
         f"How good {what} are: how many times as fast as the best hand policy and as the best single processor",

@@ -44,7 +44,6 @@ TOY: Layers = ((64, 1, 1), (16, 5, 1), (256, 1, 2), (128, 1, 1), (8, 1, 1))
 NAME = "under-test"
 FAILING = 0.3  # share of the plans whose measurement fails
 ENDLESS = 50_000  # proposals after which a method is taken to go on for ever
-SOME = 48  # evaluations where learning is not at issue
 BOTH_BUDGETS = Objective(max_accuracy_drop_pct=2.0, max_frame_drop_rate=0.05)
 
 
@@ -89,10 +88,12 @@ class MethodConformance:
     """See the module's text.
 
     :cvar budget: evaluations, the reference's included, within which the toy chain is learnt without seeds.
+    :cvar some: evaluations where learning is not at issue; fewer where each takes seconds.
     :cvar gap: how far from its exact optimum, as a fraction.
     """
 
     budget = 400
+    some = 48
     gap = 0.02
 
     @pytest.fixture
@@ -120,15 +121,16 @@ class MethodConformance:
 
     def test_same_seed_same_trials(self, method: Method[Any], tmp_path: Path) -> None:
         problem = Problem.on(toy_device(), Condition(), Objective())
-        runs = [search(method, problem, SOME, tmp_path / name, seed=7).trials for name in ("a", "b")]
+        runs = [search(method, problem, self.some, tmp_path / name, seed=7).trials for name in ("a", "b")]
         assert msgspec.json.encode(runs[0]) == msgspec.json.encode(runs[1])
 
     def test_survives_failed_measurements(self, method: Method[Any], tmp_path: Path) -> None:
         problem = Problem.on(flaky(toy_device()), Condition(), Objective())
-        ledger = search(method, problem, 3 * SOME, tmp_path)
+        ledger = search(method, problem, 3 * self.some, tmp_path)
         failed = [trial for trial in ledger.trials if trial.latency_ms is None]
         assert failed, "no proposal was of the plans that fail"
-        assert len(ledger.trials) - len(failed) > SOME, "it went on proposing plans like those that failed"
+        assert len(failed) < len(ledger.trials) / 2, "it went on proposing plans like those that failed"
+        assert len(ledger.trials) > self.some / 3, "it gave up"
         assert ledger.best is not None and ledger.best.cost_ms < ledger.reference_ms
         check_plan(ledger.plan(ledger.best.trial, None), problem.graph)
 
@@ -138,9 +140,9 @@ class MethodConformance:
         problem = Problem.on(device, Condition(), BOTH_BUDGETS)
         reference_ms = problem.reference_ms
         asked.clear()
-        ledger = search(method, problem, SOME, tmp_path)
+        ledger = search(method, problem, self.some, tmp_path)
         assert ledger.reference_ms == reference_ms
-        assert len(ledger.trials) == ledger.evaluations <= SOME
+        assert len(ledger.trials) == ledger.evaluations <= self.some
         assert len(set(asked)) == len(asked) == ledger.evaluations, "measured twice, or behind the ledger's back"
         assert all(is_sound(trial, problem.space) for trial in ledger.trials), "a decision that the masks forbid"
         assert {trial.by for trial in ledger.trials} <= {"reference", NAME}
@@ -162,14 +164,14 @@ class MethodConformance:
 
     def test_goes_on_from_any_of_its_trials(self, method: Method[Any], tmp_path: Path) -> None:
         problem = Problem.on(flaky(toy_device()), Condition(), Objective())
-        whole = search(method, problem, SOME, tmp_path).trials
-        for known in (0, 1, 2, SOME // 3, SOME - 1, SOME):
+        whole = search(method, problem, self.some, tmp_path).trials
+        for known in (0, 1, len(whole) // 3, len(whole) - 1, len(whole)):
             asked: list[str] = []
             rest = Problem.on(counting(problem.device, asked), Condition(), Objective())
             rest.reference_ms  # noqa: B018 - measured now, so that it is not counted
             asked.clear()
             # The folder holds what a longer run has left there, as after a crash between two files.
-            resumed = search(method, rest, SOME, tmp_path, known=whole[:known]).trials
+            resumed = search(method, rest, self.some, tmp_path, known=whole[:known]).trials
             assert msgspec.json.encode(resumed) == msgspec.json.encode(whole), f"other trials after {known}"
             assert len(asked) == len(whole) - known, f"measured again after {known}"
 

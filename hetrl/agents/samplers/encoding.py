@@ -126,16 +126,16 @@ class Cuts(Encoding):
         weights /= weights.sum()
         nearest = drawer.nearest[draft.heads[PRUNING], int(draft.heads[0] == INTER_OP)]
         wrong: Floats = weights[:, None] * drawer.distance[nearest[:, options], draft.wanted[:, None]]
-        again = np.append(False, draft.begins[1:] & (draft.wanted[1:] == draft.wanted[:-1])) * 1e-9
+        same = np.append(False, draft.wanted[1:] == draft.wanted[:-1])
+        again, needless = (same & draft.begins) * 1e-9, (same & ~draft.begins) * 1e-9  # a chain's beginning, and none
         best = np.full((most, len(options)), np.inf)
         best[0] = wrong[0]
         came = np.full((groups, most, len(options)), -1)  # the placement before, where a piece begins
         for k in range(1, groups):
             stay = best + again[k]
             before = best[:-1].argmin(axis=1)
-            switch = np.vstack(
-                [np.full(len(options), np.inf), np.repeat(best[:-1].min(axis=1)[:, None], len(options), 1)]
-            )
+            cheapest = best[:-1].min(axis=1)[:, None] + needless[k]
+            switch = np.vstack([np.full(len(options), np.inf), np.repeat(cheapest, len(options), 1)])
             begins: Bools = switch < stay
             came[k][begins] = np.broadcast_to(np.append(-1, before)[:, None], begins.shape)[begins]
             best = np.where(begins, np.broadcast_to(switch, stay.shape), stay) + wrong[k]

@@ -157,6 +157,6 @@ cmaes = Method(
 gp = Method(
     "Optuna's Gaussian process; slow, for budgets of some hundreds",
     ModelConfig,
-    lambda budget: ModelConfig(),
+    lambda budget: ModelConfig(patience=20),  # a proposal takes it about half a second
     _gp,
 )
