@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -58,10 +58,15 @@ def run(kind: Literal["agent", "sampler"], method: str, asked: Asked) -> None:
 
     from hetrl.cli.progress import progress
 
+    call: Callable[..., Result]
     if kind == "agent":
-        from hetrl.api import tune as call
+        from hetrl.api import tune
+
+        call = tune
     else:
-        from hetrl.api import search as call
+        from hetrl.api import search
+
+        call = search
 
     given: dict[str, Any] = {kind: method, "budget": asked.budget, "settings": asked.config}
     result = call(
