@@ -75,9 +75,10 @@ def _propose(run: AgentRun, config: AutoConfig) -> None:
         while not run.ledger.exhausted and rounds.idle < config.patience:
             rounds.next(nothing)
         return
-    from hetrl.agents.maskable_ppo import model_for
     from hetrl.agents.sb3.config import PpoConfig
     from hetrl.agents.sb3.learning import learn
+    from hetrl.agents.sb3.on_policy import ImitatingMaskablePPO
+    from hetrl.agents.sb3.proximal import proximal
 
     policy = PpoConfig(
         environments=config.environments, batch_size=config.batch_size, epochs=config.epochs, patience=config.patience
@@ -85,7 +86,7 @@ def _propose(run: AgentRun, config: AutoConfig) -> None:
     learn(
         run,
         policy,
-        model_for(run, policy),
+        proximal(ImitatingMaskablePPO, run, policy),
         evaluator=rounds.search.ranking.outcomes,
         then=lambda finished: rounds.next(finished.taken),
     )
