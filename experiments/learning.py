@@ -23,7 +23,7 @@ POINTS = (100, 200, 500, 1000, 2000, 5000, 10000)
 def gaps(model: str, seed: int, budget: int, folder: Path) -> tuple[dict[int, float], float, int]:
     """Gap to exact (fraction) after each number of evaluations, wall time in s, and decisions taken."""
     begin = time.monotonic()
-    result = hetrl.tune(model, "d1", seeds=False, seed=seed, budget=budget, out=folder)
+    result = hetrl.tune(model, "d1", agent="maskable-ppo", seeds=False, seed=seed, budget=budget, out=folder)
     wall_s = time.monotonic() - begin
     assert result.exact_ms is not None
     with (folder / "learning_curve.csv").open() as file:

@@ -29,7 +29,6 @@ class GuidedSearch:
         self._ledger, self._name, self._rng = ledger, name, rng
         self._chains = chains
         self._moves = Moves(ledger.space, slowing=ledger.objective.max_frame_drop_rate is not None)
-        self.asked = 0  # plans that the surrogate was asked about in the last round
 
     def widen(self) -> None:
         """From now on also vary what only costs time, if the surrogate is right."""
@@ -50,7 +49,6 @@ class GuidedSearch:
         beam = self._beam(width) if width else proposals[:, :0]
         start = self._start(np.hstack([proposals, beam]))
         visited = anneal(self._moves, start, costs, steps=steps, hot=hot, cold=cold, rng=self._rng)
-        self.asked = len(visited.costs)
         best_guess = np.zeros(beam.shape[1], dtype=np.int64)  # the first chain's belief
         visited = Visited(
             np.hstack([visited.plans, beam]),

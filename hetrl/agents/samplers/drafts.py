@@ -49,7 +49,7 @@ class Drawer:
         """
         space = self.space
         overlap = int(draft.heads[0] == INTER_OP)
-        options = self.nearest[draft.heads[PRUNING], overlap, np.arange(space.groups), draft.wanted].tolist()
+        options = self.nearest[draft.heads[PRUNING], np.arange(space.groups), draft.wanted].tolist()
         codes, length = [], 0
         heads = draft.heads.copy()
         if len(set(options)) == 1:  # nothing is side by side
@@ -119,12 +119,11 @@ class Drawer:
 
     @cached_property
     def nearest(self) -> Ints:
-        """(ratios, 2, groups, O) the option for what is wanted, without and with work side by side."""
+        """(ratios, groups, O) the option for what is wanted."""
         space = self.space
-        found = np.zeros((len(space.prune_ratios), 2, space.groups, len(space.options)), dtype=np.int64)
+        found = np.zeros((len(space.prune_ratios), space.groups, len(space.options)), dtype=np.int64)
         for number, ratio in enumerate(space.prune_ratios):
-            for overlap in (0, 1):
-                legal = space.possible_at(ratio)
-                away = np.where(legal[:, None, :], self.distance[None], np.inf)  # (groups, wanted, O)
-                found[number, overlap] = away.argmin(axis=2)
+            legal = space.possible_at(ratio)
+            away = np.where(legal[:, None, :], self.distance[None], np.inf)  # (groups, wanted, O)
+            found[number] = away.argmin(axis=2)
         return found

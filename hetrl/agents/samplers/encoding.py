@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from hetrl.agents.credit import work_weights
-from hetrl.agents.samplers.drafts import INTER_OP, PRUNING, Bools, Draft, Drawer, Floats, Ints
+from hetrl.agents.samplers.drafts import PRUNING, Bools, Draft, Drawer, Floats, Ints
 from hetrl.envs.space import PlanSpace
 from hetrl.objective import Objective
 from hetrl.plan import Axis
@@ -124,7 +124,7 @@ class Cuts(Encoding):
         options, groups, most = self._options, space.groups, self.pieces
         weights = work_weights(space)
         weights /= weights.sum()
-        nearest = drawer.nearest[draft.heads[PRUNING], int(draft.heads[0] == INTER_OP)]
+        nearest = drawer.nearest[draft.heads[PRUNING]]
         wrong: Floats = weights[:, None] * drawer.distance[nearest[:, options], draft.wanted[:, None]]
         same = np.append(False, draft.wanted[1:] == draft.wanted[:-1])
         again, needless = (same & draft.begins) * 1e-9, (same & ~draft.begins) * 1e-9  # a chain's beginning, and none
