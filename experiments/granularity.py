@@ -45,7 +45,7 @@ def planned(engine: str, policy: str, competitors: int) -> Plan:
     opened = device(PHONE, MODEL, engine)
     loaded = opened.cost_model(condition=parse_condition(under(competitors)))
     schedule = codl_schedule(loaded, friendly_memory(loaded.tables))
-    return plan_of(schedule, opened.graph, opened.options, opened.engine, device=PHONE, engine_name=engine)
+    return plan_of(schedule, opened.graph, opened.options, opened.engine, device=PHONE)
 
 
 @cache

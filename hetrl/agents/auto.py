@@ -22,10 +22,9 @@ class AutoConfig(msgspec.Struct, frozen=True, kw_only=True):
     :param environments: plans that the policy proposes per round, 0 for no policy; a batch of `batch_size` decisions
         per gradient step, `epochs` times.
     :param chains: plans that are annealed side by side.
-    :param first_steps: annealing steps of the first round, `steps` those of every later one.
+    :param steps: annealing steps of a round.
     :param beam: width of a beam search in the first of every `beam_every` rounds, 0 for none.
-    :param hot: temperature that the first round begins at, as a fraction of a plan's cost; `warm` the later ones'.
-    :param cold: temperature that every round ends at.
+    :param hot: temperature that every round begins at, as a fraction of a plan's cost; `cold` that it ends at.
     :param picks_share: a round measures so many plans for each that has been measured, `picks_at_least` and
         `picks_at_most`: at the beginning every few answers teach something.
     :param patience: rounds without any new plan after which the space counts as exhausted.
@@ -35,12 +34,10 @@ class AutoConfig(msgspec.Struct, frozen=True, kw_only=True):
     batch_size: int = 512
     epochs: int = 4
     chains: int = 64
-    first_steps: int = 200
-    steps: int = 40
+    steps: int = 300
     beam: int = 4
     beam_every: int = 4
-    hot: float = 0.05
-    warm: float = 0.02
+    hot: float = 0.1
     cold: float = 0.002
     picks_share: float = 0.1
     picks_at_least: int = 4
@@ -50,15 +47,15 @@ class AutoConfig(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.environments < 0 or self.batch_size < 2 or self.epochs < 1:
             raise ValueError("a policy needs environments >= 0 (0 for none), batch_size >= 2 and epochs >= 1")
-        for name in ("chains", "first_steps", "steps", "beam_every", "picks_at_least", "patience"):
+        for name in ("chains", "steps", "beam_every", "picks_at_least", "patience"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1")
         if self.beam < 0:
             raise ValueError("beam must be at least 0")
         if not self.picks_at_least <= self.picks_at_most <= self.chains:
             raise ValueError("a chain proposes one plan: give chains >= picks_at_most >= picks_at_least")
-        if not 0 < self.cold <= min(self.hot, self.warm) < 1:
-            raise ValueError("temperatures must fall: 0 < cold <= hot and warm < 1")
+        if not 0 < self.cold <= self.hot < 1:
+            raise ValueError("temperatures must fall: 0 < cold <= hot < 1")
         if not 0 <= self.picks_share <= 1:
             raise ValueError("picks_share must be 0 to 1")
 
@@ -105,9 +102,8 @@ class _Rounds:
         """One round, from (length, B) proposals."""
         config, ledger = self._config, self._run.ledger
         picks = min(max(round(config.picks_share * ledger.evaluations), config.picks_at_least), config.picks_at_most)
-        steps, hot = (config.first_steps, config.hot) if self._count == 0 else (config.steps, config.warm)
         width = config.beam if self._count % config.beam_every == 0 else 0
-        new = self.search.round(proposals, width, picks, steps, hot, config.cold)
+        new = self.search.round(proposals, width, picks, config.steps, config.hot, config.cold)
         self._count += 1
         self.idle = 0 if new else self.idle + 1
         if self.idle:

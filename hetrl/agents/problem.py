@@ -47,7 +47,6 @@ class Problem(Setting):
             self.space.options,
             self.planner.engine,
             device=self.planner.spec.id,
-            engine_name=self.planner.engine_name,
             prune_ratio=found.prune_ratio,
             made_by=MadeBy(method="exact"),
         )

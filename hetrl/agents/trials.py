@@ -11,6 +11,7 @@ from types import TracebackType
 import msgspec
 
 from hetrl.errors import PlanError, RunError
+from hetrl.json_lines import drop_torn_line
 from hetrl.plan import Plan
 
 SCHEMA = "hetrl.trials/1"
@@ -124,15 +125,6 @@ class TrialLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def drop_torn_line(path: Path) -> None:
-    """Cut off a last line that a crash left without its end."""
-    data = path.read_bytes()
-    whole = data.rfind(b"\n") + 1
-    if whole < len(data):
-        with path.open("r+b") as file:
-            file.truncate(whole)
 
 
 def read_trials(path: Path) -> tuple[Header, list[Trial]]:

@@ -90,6 +90,9 @@ class Processor(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     :param memory: memory types to choose from; empty for host memory.
     :param unsupported: operator kinds or ONNX operator types that fall back to the CPU.
     :param active_w: power on top of the device's `idle_w` while it works.
+    :param cores: the CPU cores that it works on, where hetrl itself chooses them; processors that share cores never
+        work side by side.
+    :param number: which of its engine's devices it is, such as the first Vulkan device.
     """
 
     unit: str
@@ -99,14 +102,27 @@ class Processor(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     unsupported: tuple[str, ...] = ()
     cost: Cost
     active_w: Quantity
+    cores: tuple[int, ...] = ()
+    number: int | None = None
 
     def __post_init__(self) -> None:
+        if min(self.cores, default=0) < 0 or len(set(self.cores)) != len(self.cores):
+            raise ValueError(f"cores {list(self.cores)} must be numbers from 0, each once")
         if not PROCESSOR_ID.fullmatch(self.id):
             raise ValueError(f"{self.id!r} is not of the form unit/engine/precision, in small letters")
 
     @property
     def id(self) -> str:
         return f"{self.unit}/{self.engine}/{self.precision}"
+
+    @property
+    def is_cpu(self) -> bool:
+        """Whether it is CPU cores: all of them (`cpu`) or some (`cpu0`, `cpu1`, ...)."""
+        return self.unit.startswith("cpu")
+
+    def shares_cores(self, other: Processor) -> bool:
+        """Whether the two cannot work side by side; a processor does with itself."""
+        return self.id == other.id or bool(set(self.cores) & set(other.cores))
 
 
 class Link(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -127,8 +143,9 @@ class Link(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A set of processors that one runtime drives together.
+    """A set of processors that plans may use together: those of one runtime, or of several that hetrl itself drives.
 
+    :param group_factors: model's structure hash -> processor id -> measured over predicted time of each fusion group.
     :param calibrated_models: structure hashes of the models whose measurements are in this engine's fit.
     :param seen_models: the same of models that were measured on other devices only.
     :param errors: by how well a model is known (`Known`) and by plan class (`surrogate.intervals`): 90 % of
@@ -140,6 +157,18 @@ class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     calibrated_models: tuple[str, ...] = ()
     seen_models: tuple[str, ...] = ()
     errors: dict[str, dict[str, Quantity]] = {}
+    group_factors: dict[str, dict[str, tuple[float, ...]]] = {}
+
+    @property
+    def engines(self) -> tuple[str, ...]:
+        """The runtimes whose processors these are, sorted."""
+        return tuple(sorted({p.engine for p in self.processors}))
+
+    @property
+    def host(self) -> int:
+        """Number of the processor whose memory all others reach: the CPU that the links name."""
+        ids = [p.id for p in self.processors]
+        return ids.index(self.links[0].host) if self.links else [p.is_cpu for p in self.processors].index(True)
 
 
 class DeviceSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -167,8 +196,10 @@ class DeviceSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             ids = [p.id for p in engine.processors]
             if not 1 <= len(ids) <= MAX_PROCESSORS or len(set(ids)) != len(ids):
                 raise ValueError(f"engine {name!r} must name 1 to {MAX_PROCESSORS} processors, each once")
-            if any(p.engine != name for p in engine.processors):
+            if name in engine.engines and len(engine.engines) > 1:
                 raise ValueError(f"engine {name!r} holds a processor of another engine")
+            if name not in engine.engines and len(engine.engines) == 1:
+                raise ValueError(f"engine {name!r} holds processors of {engine.engines[0]!r}: name it so")
             if not any(p.unit == "cpu" for p in engine.processors):
                 raise ValueError(f"engine {name!r} has no cpu; operators would have nowhere to fall back to")
             if not set(engine.errors) <= set(Known):
@@ -178,7 +209,9 @@ class DeviceSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
                     raise ValueError(
                         f"engine {name!r} links {link.host!r} and {link.accelerator!r}, not both are its own"
                     )
-            host = next(p.id for p in engine.processors if p.unit == "cpu")
+            host = engine.processors[engine.host].id
+            if not engine.processors[engine.host].is_cpu:
+                raise ValueError(f"engine {name!r} links to {host!r}, which is no cpu")
             linked = [link.accelerator for link in engine.links if link.host == host]
             if len(linked) != len(engine.links) or sorted(linked) != sorted(set(ids) - {host}):
                 raise ValueError(f"engine {name!r} must link {host!r} to each of its other processors, once")

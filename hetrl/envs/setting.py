@@ -76,7 +76,6 @@ class Setting:
             self.space.options,
             self.planner.engine,
             device=self.planner.spec.id,
-            engine_name=self.planner.engine_name,
             made_by=MadeBy(method="reference"),
         )
 

@@ -235,7 +235,6 @@ class PlanSpace:
             self.options,
             self.engine,
             device=self.device.spec.id,
-            engine_name=self.device.engine_name,
             prune_ratio=self.prune_ratios[int(prune[0])],
             made_by=made_by,
         )

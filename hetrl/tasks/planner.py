@@ -86,7 +86,6 @@ def _singles(problem: Problem) -> list[tuple[str, Plan]]:
                 planner.options,
                 planner.engine,
                 device=planner.spec.id,
-                engine_name=planner.engine_name,
                 made_by=MadeBy(method="single"),
             ),
         )

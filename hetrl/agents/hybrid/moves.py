@@ -19,7 +19,6 @@ Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 INTRA_OP, INTER_OP = GRANULARITIES.index(Granularity.INTRA_OP), GRANULARITIES.index(Granularity.INTER_OP)
 GLOBAL_CHANCE, SWAP_CHANCE, CUT_CHANCE = 0.05, 0.4, 0.2
-MEAN_RUN = 4  # groups that one move places
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,8 @@ class Moves:
         groups, columns = self._space.groups, np.arange(size)
         position = np.arange(groups)[:, None]
         begin = rng.integers(groups, size=size)
-        run = (position >= begin) & (position < begin + rng.geometric(1 / MEAN_RUN, size=size))
+        long = np.exp(rng.random(size) * np.log(groups)).astype(np.int64)  # a group, or a chain of many, alike
+        run = (position >= begin) & (position < begin + long)
         kind = rng.random(size)
         swap = kind < SWAP_CHANCE  # a run as another plan has it
         mates = rng.integers(size, size=size)

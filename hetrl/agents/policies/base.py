@@ -109,7 +109,6 @@ class HandPolicy:
             proposal.options,
             device.engine,
             device=device.spec.id,
-            engine_name=device.engine_name,
             made_by=MadeBy(method=self.id),
         )
 

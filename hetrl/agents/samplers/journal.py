@@ -16,7 +16,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial
 
-from hetrl.agents.trials import drop_torn_line
+from hetrl.json_lines import drop_torn_line
 
 Entries = list[dict[str, Any]]
 FILE = "optuna.journal"

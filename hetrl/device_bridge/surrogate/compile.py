@@ -70,7 +70,6 @@ def plan_of(
     engine: Engine,
     *,
     device: str,
-    engine_name: str,
     prune_ratio: float = 0.0,
     made_by: MadeBy | None = None,
 ) -> Plan:
@@ -90,11 +89,12 @@ def plan_of(
         )
     used = {name for segment in segments for name in segment.processors}
     caps = tuple(Cap(p.id, d) for p, d in zip(engine.processors, schedule.duty, strict=False) if d < 1 and p.id in used)
-    accelerated = any(len(s.parts) > 1 or not s.parts[0].processor.startswith("cpu/") for s in segments)
+    accelerators = {p.id for p in engine.processors if not p.is_cpu}
+    accelerated = not used.isdisjoint(accelerators)
     return Plan(
         model=model_ref(graph),
         device=device,
-        engines=(engine_name,),
+        engines=engine.engines,
         segments=tuple(segments),
         compression=Compression(prune_ratio),
         caps=caps,

@@ -99,7 +99,7 @@ class CostModel:
         self.tables = tables
         self.idle_w = idle_w
         processors = tables.engine.processors
-        self.host = next(i for i, p in enumerate(processors) if p.unit == "cpu")
+        self.host = tables.engine.host
         self.costs = [p.cost for p in processors]
         self.draws = np.array([p.unit == "gpu" for p in processors])  # the screen too; no other makes it wait
         self.active_w = [p.active_w.value for p in processors]
@@ -114,7 +114,7 @@ class CostModel:
         for rank, p in enumerate(accelerators):
             self.home_of[p] = 1 + len(MEMORIES) * rank + np.arange(len(MEMORIES))
         self._homes = 1 + len(MEMORIES) * len(accelerators)
-        self.uses = np.array([[p in o.processors for o in options] for p in range(len(processors))])
+        self.uses = np.array([[any(p.shares_cores(processors[q]) for q in o.processors) for o in options] for p in processors])
         self.side_by_side = max((link.contention.value for link in tables.engine.links), default=0.0)
         self.contention = np.array(
             [max((link.contention.value for link in self._links(o)), default=0.0) for o in options]

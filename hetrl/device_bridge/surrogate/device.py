@@ -18,7 +18,14 @@ from hetrl.device_bridge.surrogate.conditions import COLD, load_of, study_effect
 from hetrl.device_bridge.surrogate.cost_model import Answers, CostModel
 from hetrl.device_bridge.surrogate.intervals import interval_ms, known_as, plan_class
 from hetrl.device_bridge.surrogate.schedule import Schedule, batch_of
-from hetrl.device_bridge.surrogate.tables import GROUPED_CONV, MAX_CHAIN, Option, build_tables, engine_options
+from hetrl.device_bridge.surrogate.tables import (
+    GROUPED_CONV,
+    MAX_CHAIN,
+    Option,
+    build_tables,
+    corrected,
+    engine_options,
+)
 from hetrl.device_bridge.surrogate.workload import WorkItem, workload_of
 from hetrl.graph import OperatorGraph
 from hetrl.measurement import Failure, Fallback, Measurement, SegmentTiming, Utilization
@@ -145,7 +152,9 @@ class SurrogateDevice(Device):
             cold = self._models(prune_ratio, order, options, chain, COLD)
             return CostModel(under(cold.tables, load, study_effects()), self.spec.idle_w.value)
         workload = workload_of(self._pruned(prune_ratio), order)
-        return CostModel(build_tables(workload, self.engine, options, chain), self.spec.idle_w.value)
+        factors = self.engine.group_factors.get(self.graph.structure_hash, {})
+        tables = corrected(build_tables(workload, self.engine, options, chain), factors)
+        return CostModel(tables, self.spec.idle_w.value)
 
     def _measurement(self, simulated: Simulated) -> Measurement:
         model, schedule, answers = simulated.model, simulated.schedule, simulated.answers

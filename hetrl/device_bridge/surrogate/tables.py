@@ -10,7 +10,7 @@ Shapes: n positions, O options, L offsets, P processors, M memory types.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -107,7 +107,7 @@ def engine_options(engine: Engine, shares_pct: Sequence[int] = DEFAULT_SHARES_PC
 
 def supports(processor: Processor, item: WorkItem) -> bool:
     """Whether a processor runs a group; a CPU runs everything."""
-    if processor.unit == "cpu":
+    if processor.is_cpu:
         return True
     refused, geometry = set(processor.unsupported), item.geometry
     grouped = geometry.groups > 1 and not geometry.depthwise
@@ -209,6 +209,18 @@ def time_layout(layout: Layout, engine: Engine) -> Tables:
             took = time_ms(part.shapes, processor.cost, friendly=friendly)
             time[m, part.position, part.option, part.offset, p] = took
     return Tables(**vars(layout), engine=engine, time_ms=time)
+
+
+def corrected(tables: Tables, factors: Mapping[str, Sequence[float]]) -> Tables:
+    """Tables with each processor's times of each fusion group multiplied by what measurements say (`Engine`)."""
+    if not factors:
+        return tables
+    groups = [item.group for item in tables.workload.items]
+    times = tables.time_ms.copy()
+    for p, processor in enumerate(tables.engine.processors):
+        if processor.id in factors:
+            times[..., p] *= np.array(factors[processor.id])[groups][None, :, None, None]
+    return replace(tables, time_ms=times)
 
 
 def _channel_pieces(workload: Workload, k: int, o: int, option: Option, *, inner: bool = False) -> list[_Piece]:
