@@ -30,7 +30,7 @@ def tune(
     device: str,
     *,
     engine: str | None = None,
-    condition: str = "cold",
+    condition: str | None = None,
     agent: str = DEFAULT_AGENT,
     settings: Settings = None,
     budget: int = DEFAULT_BUDGET,
@@ -38,6 +38,7 @@ def tune(
     objective: Objective = Objective(),
     seeds: bool = True,
     input_shapes: InputShapes | None = None,
+    seeded_weights: int | None = None,
     out: str | Path | None = None,
     resume: str | Path | None = None,
     progress: Progress | None = None,
@@ -46,11 +47,12 @@ def tune(
 
     :param model: zoo name, or path of an ONNX file.
     :param device: name, device file, or address.
-    :param condition: the device's state, `cold,ui=60hz:4ms`.
+    :param condition: the device's state, `cold,ui=60hz:4ms`; cold by default, without a UI on a real device.
     :param settings: settings of the agent by name, or a TOML or JSON file of them, in place of what suits the budget.
     :param budget: distinct plans that may be measured, seeds included.
     :param seeds: evaluate hand policies and the exact plan first; without them, learning is judged by itself.
     :param out: folder for the run; None writes nothing.
+    :param seeded_weights: seed of weights that the model lacks, should the device run it; 0 for built-in networks.
     :param resume: folder of a run to continue; what it measured is not measured again.
     :raises HetrlError: a mistake in one of the arguments, or budgets that no plan keeps (`Infeasible`).
     """
@@ -59,7 +61,7 @@ def tune(
     from hetrl.agents.tuner import Search
 
     wanted = Search(agent, budget, seed, seeds, Kind.AGENT, _settings(settings))
-    about = (model, device, engine, condition, objective, input_shapes)
+    about = (model, device, engine, condition, objective, input_shapes, seeded_weights)
     return start(wanted, *about, out=out, resume=resume, progress=progress)
 
 
@@ -68,7 +70,7 @@ def search(
     device: str,
     *,
     engine: str | None = None,
-    condition: str = "cold",
+    condition: str | None = None,
     sampler: str = DEFAULT_SAMPLER,
     settings: Settings = None,
     budget: int = DEFAULT_BUDGET,
@@ -76,6 +78,7 @@ def search(
     objective: Objective = Objective(),
     seeds: bool = True,
     input_shapes: InputShapes | None = None,
+    seeded_weights: int | None = None,
     out: str | Path | None = None,
     resume: str | Path | None = None,
     progress: Progress | None = None,
@@ -89,7 +92,7 @@ def search(
     from hetrl.agents.tuner import Search
 
     wanted = Search(sampler, budget, seed, seeds, Kind.SAMPLER, _settings(settings))
-    about = (model, device, engine, condition, objective, input_shapes)
+    about = (model, device, engine, condition, objective, input_shapes, seeded_weights)
     return start(wanted, *about, out=out, resume=resume, progress=progress)
 
 
@@ -108,9 +111,10 @@ def measure(
     policy: str | None = None,
     plan: str | Path | Plan | None = None,
     engine: str | None = None,
-    condition: str = "cold",
+    condition: str | None = None,
     objective: Objective = Objective(),
     input_shapes: InputShapes | None = None,
+    seeded_weights: int | None = None,
 ) -> Row:
     """Measure one plan, or what one hand policy (or `exact`) plans.
 
@@ -125,7 +129,8 @@ def measure(
     chosen = load_plan(plan) if isinstance(plan, str | Path) else plan
     hand = find_policy(policy) if policy not in (None, "exact") else None
     problem = Problem.of(
-        model, device, engine=engine, condition=condition, objective=objective, input_shapes=input_shapes
+        model, device, engine=engine, condition=condition, objective=objective, input_shapes=input_shapes,
+        seeded_weights=seeded_weights,
     )
     name = policy or (str(plan) if not isinstance(plan, Plan) else "plan")
     if chosen is None:
@@ -146,9 +151,10 @@ def compare(
     budget: int = DEFAULT_BUDGET,
     seed: int = 0,
     engine: str | None = None,
-    condition: str = "cold",
+    condition: str | None = None,
     objective: Objective = Objective(),
     input_shapes: InputShapes | None = None,
+    seeded_weights: int | None = None,
     explain: bool = False,
     against: str | None = None,
     progress: Progress | None = None,
@@ -168,7 +174,8 @@ def compare(
     search = Search(agent, budget, seed)
     loaded = [(str(path), load_plan(path)) for path in plans]
     problem = Problem.of(
-        model, device, engine=engine, condition=condition, objective=objective, input_shapes=input_shapes
+        model, device, engine=engine, condition=condition, objective=objective, input_shapes=input_shapes,
+        seeded_weights=seeded_weights,
     )
     if train:
         result = run_search(problem, search, None, None, progress or Silent())

@@ -57,6 +57,9 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     :param latency_ms: steady-state time per inference, idle time of caps included: the median of `samples_ms`.
     :param latency_interval_ms: 90 % interval of `latency_ms`, None where it is not known.
     :param frame_drop_rate: fraction of UI frames dropped, None without a UI.
+    :param output_error: largest difference to the whole model's output over its largest value; None where the plan
+        was not really run.
+    :param foreign_load: whether other programs took so much of the machine that the numbers may be too high.
     :param error: set exactly when there are no numbers.
     """
 
@@ -67,6 +70,8 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     peak_memory_mb: float | None = None
     energy_mj: float | None = None
     frame_drop_rate: float | None = None
+    output_error: float | None = None
+    foreign_load: bool = False
     utilization: tuple[Utilization, ...] = ()
     segments: tuple[SegmentTiming, ...] = ()
     fallbacks: tuple[Fallback, ...] = ()

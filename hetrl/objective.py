@@ -18,10 +18,13 @@ class Objective(msgspec.Struct, frozen=True, kw_only=True):
 
     :param max_accuracy_drop_pct: percentage points of accuracy that compression may cost.
     :param max_frame_drop_rate: fraction of UI frames that may be dropped, None for no limit.
+    :param max_output_error: how far the output may be off on a device that really runs plans (largest difference over
+        largest value), None for the device's own limit.
     """
 
     max_accuracy_drop_pct: float = 0.0
     max_frame_drop_rate: float | None = None
+    max_output_error: float | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.max_accuracy_drop_pct) and 0 <= self.max_accuracy_drop_pct <= 100):
@@ -34,6 +37,10 @@ class Objective(msgspec.Struct, frozen=True, kw_only=True):
             raise UsageError(
                 f"a frame drop of {100 * rate:g} % is no budget", "give --max-frame-drop 0 to 100 (percent of frames)"
             )
+
+        error = self.max_output_error
+        if error is not None and not (math.isfinite(error) and error > 0):
+            raise UsageError(f"an output error of {error:g} is no limit", "give --max-output-error 1e-3, for example")
 
     def violation(self, accuracy_drop_pct: FloatArray, frame_drop_rate: FloatArray) -> FloatArray:
         """How far outside the budgets, 0 inside: points of accuracy and fractions of frames, each over its scale."""

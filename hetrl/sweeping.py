@@ -115,7 +115,7 @@ class PairLog:
     """
 
     def __init__(self, folder: Path, asked: Asked) -> None:
-        from hetrl.agents.trials import drop_torn_line
+        from hetrl.json_lines import drop_torn_line
 
         path = folder / PAIRS
         self.earlier: tuple[Pair, ...] = ()

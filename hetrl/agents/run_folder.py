@@ -36,6 +36,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     schema: str = "hetrl.config/1"
     model: str
     input_shapes: dict[str, tuple[int, ...]]
+    seeded_weights: int | None = None
     device: str
     engine: str
     condition: str

@@ -16,7 +16,7 @@ from hetrl.progress import Progress, Silent
 from hetrl.results import Result
 
 SAME = (
-    "model", "input_shapes", "device", "engine", "condition", "objective", "kind", "method", "settings", "seed", "seeds"
+    "model", "input_shapes", "seeded_weights", "device", "engine", "condition", "objective", "kind", "method", "settings", "seed", "seeds"
 )  # fmt: skip
 
 
@@ -25,9 +25,10 @@ def start(  # noqa: PLR0913
     model: str,
     device: str,
     engine: str | None,
-    condition: str,
+    condition: str | None,
     objective: Objective,
     input_shapes: Mapping[str, tuple[int, ...]] | None,
+    seeded_weights: int | None,
     *,
     out: str | Path | None,
     resume: str | Path | None,
@@ -37,7 +38,8 @@ def start(  # noqa: PLR0913
     if out is not None and resume is not None:
         raise UsageError("a run is either new (out) or resumed", "give one of --out and --resume")
     problem = Problem.of(
-        model, device, engine=engine, condition=condition, objective=objective, input_shapes=input_shapes
+        model, device, engine=engine, condition=condition, objective=objective, input_shapes=input_shapes,
+        seeded_weights=seeded_weights,
     )
     folder = earlier = None
     if resume is not None:
@@ -50,6 +52,7 @@ def start(  # noqa: PLR0913
     config = Config(
         model=model,
         input_shapes=dict(input_shapes or {}),
+        seeded_weights=seeded_weights,
         device=device,
         engine=problem.planner.engine_name,
         condition=str(problem.condition),

@@ -57,7 +57,7 @@ def compare(  # noqa: PLR0913, PLR0917 (typer reads the options from the paramet
         int | None, typer.Option("--jobs", metavar="N", help=f"{ALL}pairs to compare at a time (one per core).")
     ] = None,
     engine: options.Engine = None,
-    condition: options.Conditions = "cold",
+    condition: options.Conditions = None,
     agent: options.Agent = "auto",
     budget: options.Budget = None,
     seed: options.Seed = 0,
@@ -88,6 +88,7 @@ def compare(  # noqa: PLR0913, PLR0917 (typer reads the options from the paramet
             "--input-shape": input_shape,
         }  # fmt: skip
         _refuse(single, "is for one device and model", "leave it or --all away (--devices and --models choose)")
+        asked["condition"] = condition or "cold"
         compare_all(devices, models, out, jobs, asked, json=json, quiet=quiet)
         return
     _refuse({"--devices": devices, "--models": models, "--out": out, "--jobs": jobs}, "is for a sweep", "add --all")

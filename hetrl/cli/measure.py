@@ -23,7 +23,7 @@ def measure(
     policy: Annotated[str | None, typer.Option("--policy", metavar="NAME", help="A hand policy to measure.")] = None,
     plan: Annotated[Path | None, typer.Option("--plan", metavar="FILE", help="A plan file to measure.")] = None,
     engine: options.Engine = None,
-    condition: options.Conditions = "cold",
+    condition: options.Conditions = None,
     input_shape: options.InputShapes = None,
     json: options.Json = False,
 ) -> None:

@@ -24,11 +24,11 @@ Engine = Annotated[
     str | None, typer.Option("--engine", metavar="NAME", help="Engine set to plan in (the device's default).")
 ]
 Conditions = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--condition",
         metavar="TEXT",
-        help="The device's state: cold or sigma0 to sigma4, "
+        help="The device's state (cold): cold or sigma0 to sigma4, "
         "then options: competitors=2, cache_hit=0.2, suspended=0.5, ui=90hz:3ms, ui=none; joined by commas.",
     ),
 ]
@@ -51,6 +51,18 @@ MaxFrameDrop = Annotated[
     float | None,
     typer.Option("--max-frame-drop", metavar="PCT", help="Percent of UI frames that may be dropped (any)."),
 ]
+MaxOutputError = Annotated[
+    float | None,
+    typer.Option(
+        "--max-output-error",
+        metavar="X",
+        help="How far outputs may be off on a device that runs plans: largest difference over largest value.",
+    ),
+]
+SeededWeights = Annotated[
+    int | None,
+    typer.Option("--seeded-weights", metavar="SEED", help="Draw the weights that the model's file lacks."),
+]
 InputShapes = Annotated[
     list[str] | None,
     typer.Option("--input-shape", metavar="NAME:1x3x224x224", help="Shape of a symbolic input (repeatable)."),
@@ -69,12 +81,16 @@ def check_numbers(budget: int | None, seed: int) -> None:
             raise UsageError(f"{name} {value} is out of range", f"give {low} to {high}")
 
 
-def objective(max_accuracy_drop: float, max_frame_drop: float | None) -> Objective:
+def objective(
+    max_accuracy_drop: float, max_frame_drop: float | None, max_output_error: float | None = None
+) -> Objective:
     """Latency within the budgets as the command line gives them (points and percent)."""
     from hetrl.objective import Objective
 
     rate = None if max_frame_drop is None else max_frame_drop / 100
-    return Objective(max_accuracy_drop_pct=max_accuracy_drop, max_frame_drop_rate=rate)
+    return Objective(
+        max_accuracy_drop_pct=max_accuracy_drop, max_frame_drop_rate=rate, max_output_error=max_output_error
+    )
 
 
 def input_shapes(texts: Sequence[str] | None) -> dict[str, tuple[int, ...]] | None:
@@ -95,14 +111,15 @@ def input_shapes(texts: Sequence[str] | None) -> dict[str, tuple[int, ...]] | No
     return shapes or None
 
 
-def check_condition(text: str) -> None:
+def check_condition(text: str | None) -> None:
     """Refuse a malformed condition before anything heavy is imported.
 
     :raises UsageError: see `parse_condition`.
     """
     from hetrl.condition import parse_condition
 
-    parse_condition(text)
+    if text is not None:
+        parse_condition(text)
 
 
 def run_folder(out: Path | None, model: str, device: str) -> Path:

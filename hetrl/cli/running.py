@@ -30,16 +30,18 @@ class Asked:
     device: str
     model: str
     engine: str | None
-    condition: str
+    condition: str | None
     budget: int | None
     seed: int
     max_accuracy_drop: float
     max_frame_drop: float | None
+    max_output_error: float | None
     no_seeds: bool
     config: Path | None
     resume: Path | None
     out: Path | None
     input_shape: Sequence[str] | None
+    seeded_weights: int | None
     json: bool
     quiet: bool
 
@@ -51,7 +53,7 @@ def run(kind: Literal["agent", "sampler"], method: str, asked: Asked) -> None:
     """
     options.check_condition(asked.condition)
     options.check_numbers(asked.budget, asked.seed)
-    objective = options.objective(asked.max_accuracy_drop, asked.max_frame_drop)
+    objective = options.objective(asked.max_accuracy_drop, asked.max_frame_drop, asked.max_output_error)
     shapes = options.input_shapes(asked.input_shape)
     if asked.resume is not None and asked.out is not None:
         raise UsageError("--resume continues in its own folder", "leave --out away")
@@ -78,6 +80,7 @@ def run(kind: Literal["agent", "sampler"], method: str, asked: Asked) -> None:
         objective=objective,
         seeds=not asked.no_seeds,
         input_shapes=shapes,
+        seeded_weights=asked.seeded_weights,
         out=None if asked.resume else options.run_folder(asked.out, asked.model, asked.device),
         resume=asked.resume,
         progress=progress(asked.quiet),
@@ -121,7 +124,7 @@ def _repeated(asked: Asked) -> dict[str, str]:
         "--device": asked.device,
         "--model": asked.model,
         "--engine": asked.engine,
-        "--condition": None if asked.condition == "cold" else asked.condition,
+        "--condition": asked.condition,
         "--max-accuracy-drop": f"{asked.max_accuracy_drop:g}" if asked.max_accuracy_drop else None,
         "--max-frame-drop": None if asked.max_frame_drop is None else f"{asked.max_frame_drop:g}",
     }

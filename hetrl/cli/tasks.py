@@ -35,7 +35,7 @@ def tasks(  # noqa: PLR0913, PLR0917 (typer reads the options from the parameter
         list[Path] | None, typer.Option("--plan", metavar="FILE", help="A plan for one of the models (repeatable).")
     ] = None,
     engine: options.Engine = None,
-    condition: options.Conditions = "cold",
+    condition: options.Conditions = None,
     max_accuracy_drop: options.MaxAccuracyDrop = 0.0,
     json: options.Json = False,
 ) -> None:
@@ -58,7 +58,7 @@ def tasks(  # noqa: PLR0913, PLR0917 (typer reads the options from the parameter
         schedulers=SCHEDULERS if not scheduler or "all" in scheduler else scheduler,
         plans=plan or (),
         engine=engine,
-        condition=condition,
+        condition=condition or "cold",
         objective=objective,
     )
     if json:

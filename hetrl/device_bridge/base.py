@@ -57,6 +57,24 @@ class Device(ABC):
         """Several plans, each as if measured alone."""
         return [self.measure(plan, condition) for plan in plans]
 
+    def compare(self, plans: Sequence[Plan], condition: Condition) -> list[Measurement]:
+        """Several plans that are to be told apart: on a device whose numbers vary, measured in turns, and longer."""
+        return self.measure_many(plans, condition)
+
+    def allowing(self, max_output_error: float | None) -> Device:
+        """The same device, on which a plan fails if its output is further off than this; None for the usual limit."""
+        return self
+
+    @property
+    def default_condition(self) -> Condition:
+        """What plans are measured under if nothing else is asked for."""
+        return Condition() if self.describe().deterministic else Condition(ui=None)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of how measurements went, such as a connection that was lost; a sentence each."""
+        return ()
+
     def close(self) -> None:  # noqa: B027 - most devices hold nothing
         """Let go of the device; may be called twice."""
 

@@ -5,7 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 NAME_DIGITS = 32  # hex digits of the sha256 that name a file
 
@@ -24,10 +28,26 @@ class BlobStore:
         """Keep the bytes; the name of their file."""
         name = hashlib.sha256(data).hexdigest()[:NAME_DIGITS] + suffix
         if not self.path(name).exists():
-            self._write(name, data)
+            self.write(name, data)
         return name
 
-    def _write(self, name: str, data: bytes) -> None:
+    def put_stream(self, chunks: Iterable[NDArray[np.uint8]], suffix: str) -> str:
+        """The same for bytes that come one after the other, so that they are never all in memory."""
+        digest = hashlib.sha256()
+        handle, temporary = tempfile.mkstemp(dir=self.folder)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                for chunk in chunks:
+                    digest.update(chunk.data)
+                    file.write(chunk.data)
+            name = digest.hexdigest()[:NAME_DIGITS] + suffix
+            os.replace(temporary, self.path(name))
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        return name
+
+    def write(self, name: str, data: bytes) -> None:
         """All of it or nothing, also if two processes write the same."""
         handle, temporary = tempfile.mkstemp(dir=self.folder)
         try:

@@ -12,7 +12,16 @@ from hetrl.device_bridge.blobs import BlobStore
 
 
 class ChannelLost(Exception):
-    """The other end does not answer; the message says why."""
+    """The other end does not answer, or cannot do what it must.
+
+    :param message: why, one sentence.
+    :param hint: the next command to type.
+    """
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(f"{message}; {hint}" if hint else message)
+        self.message = message
+        self.hint = hint
 
 
 class Channel(ABC):

@@ -1,6 +1,6 @@
 """From what a user types after `--device` to a device.
 
-`name` or `FILE.json` is a surrogate; `scheme:rest` goes to whatever is registered as `scheme` in the entry-point
+`name` or `FILE.json` is a surrogate; `scheme:rest`, or `scheme` alone (`host`), goes to whatever is registered as `scheme` in the entry-point
 group `hetrl.devices`: a callable `(rest, graph, engine) -> Device`.
 """
 
@@ -28,8 +28,8 @@ def open_device(address: str, graph: OperatorGraph, engine: str | None = None) -
     """
     if not address:
         raise UsageError("no device is named", "`hetrl devices` lists them")
-    scheme, colon, rest = address.partition(":")
-    if not colon or scheme not in plugins.names(GROUP):
+    scheme, _, rest = address.partition(":")
+    if scheme not in plugins.names(GROUP):
         scheme, rest = DEFAULT_SCHEME, address
     opener = cast(Opener, plugins.load(GROUP, scheme, "device", "hetrl devices"))
     return opener(rest, graph, engine)

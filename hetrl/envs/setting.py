@@ -38,22 +38,28 @@ class Setting:
         device: str,
         *,
         engine: str | None,
-        condition: str,
+        condition: str | None,
         objective: Objective,
         input_shapes: Mapping[str, Sequence[int]] | None,
+        seeded_weights: int | None = None,
     ) -> Self:
         """Resolve names; the cheap checks come first.
 
         :raises HetrlError: whatever is wrong with one of them.
         """
-        parsed = parse_condition(condition)
+        parsed = None if condition is None else parse_condition(condition)
         shapes = {name: tuple(shape) for name, shape in (input_shapes or {}).items()}
-        graph = resolve_model(model, shapes or None)
-        return cls.on(open_device(device, graph, engine), parsed, objective)
+        graph = resolve_model(model, shapes or None, seeded_weights)
+        opened = open_device(device, graph, engine)
+        if parsed is None:
+            limited = objective.max_frame_drop_rate is not None
+            parsed = Condition() if limited else opened.default_condition
+        return cls.on(opened, parsed, objective)
 
     @classmethod
     def on(cls, device: Device, condition: Condition, objective: Objective) -> Self:
         """The setting of an open device."""
+        device = device.allowing(objective.max_output_error)
         if isinstance(device, SurrogateDevice):
             return cls(device, device, condition, objective)
         return cls(device, SurrogateDevice(device.spec, device.graph, device.engine_name), condition, objective)

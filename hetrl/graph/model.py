@@ -138,12 +138,24 @@ class FusionGroup(msgspec.Struct, frozen=True, kw_only=True):
     splits_channels: bool
 
 
+class Origin(msgspec.Struct, frozen=True):
+    """What a model was read from: a built-in network's name or a file's path.
+
+    :param seeded_weights: seed to draw missing weights from, None not to.
+    """
+
+    model: str
+    builtin: bool
+    seeded_weights: int | None = None
+
+
 class OperatorGraph(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """A model after shape inference, constant folding and grouping; nodes and groups in topological order.
 
     :param structure_hash: sha256 (hex) of everything but weights and the model's name.
     :param weights_hash: sha256 (hex) of the weights, None where they were not read.
     :param warnings: what a user should know (unknown operators, assumed shapes).
+    :param origin: what to read the weights from; None for a model in memory.
     """
 
     name: str
@@ -155,6 +167,7 @@ class OperatorGraph(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     structure_hash: str
     weights_hash: str | None = None
     warnings: tuple[str, ...] = ()
+    origin: Origin | None = None
 
     @cached_property
     def tensor_by_name(self) -> dict[str, Tensor]:

@@ -9,12 +9,19 @@ import numpy as np
 from hetrl.envs.space import Ints, PlanSpace
 from hetrl.graph import OperatorGraph
 from hetrl.graph.reader import graph_from_model
-from hetrl.zoo.builder import Builder
+from hetrl.zoo.builder import Blueprint, Builder
 
 UNSUPPORTED = "Erf"  # no GPU engine that hetrl ships has it
 
 
 def random_graph(seed: int, layers: int, *, unsupported: bool = True, size: int = 20) -> OperatorGraph:
+    """The graph of a `random_blueprint`."""
+    return graph_from_model(
+        random_blueprint(seed, layers, unsupported=unsupported, size=size).model, name=f"random{seed}"
+    )
+
+
+def random_blueprint(seed: int, layers: int, *, unsupported: bool = True, size: int = 20) -> Blueprint:
     """A model of about `layers` fusion groups: chains, strides, pools, residual adds, forks with and without a join.
 
     :param unsupported: let some operators be ones that a GPU does not take.
@@ -52,7 +59,7 @@ def random_graph(seed: int, layers: int, *, unsupported: bool = True, size: int 
         used.add(maps[-1])
         pooled = net.global_pool(maps[-1], "mean") if draw.random() < 0.5 else maps[-1]
         maps.append(net.gemm(net.flatten(pooled, "flat"), "logits", 64))
-    return graph_from_model(net.finish(*(m for m in maps[1:] if m not in used)).model, name=f"random{seed}")
+    return net.finish(*(m for m in maps[1:] if m not in used))
 
 
 def _conv(net: Builder, draw: random.Random, x: str, name: str, channels: int, rows: int) -> str:

@@ -6,8 +6,10 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from hetrl.errors import UnknownName
-from hetrl.graph.model import OperatorGraph
+from hetrl.graph.model import OperatorGraph, Origin
 from hetrl.zoo.catalog import catalog
 
 
@@ -17,9 +19,14 @@ def is_model_path(name: str) -> bool:
     return any(s in name for s in separators) or name.lower().endswith(".onnx") or Path(name).exists()
 
 
-def resolve_model(name_or_path: str | Path, input_shapes: Mapping[str, tuple[int, ...]] | None = None) -> OperatorGraph:
+def resolve_model(
+    name_or_path: str | Path,
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    seeded_weights: int | None = None,
+) -> OperatorGraph:
     """The operator graph of a built-in network (which wins over a file of its name) or of an ONNX file.
 
+    :param seeded_weights: seed of the weights that it lacks, should it be run.
     :raises UnknownName: neither; the nearest built-in name is the hint.
     :raises ModelError: the file is missing or no valid model.
     :raises UsageError: a given input shape does not fit.
@@ -30,7 +37,9 @@ def resolve_model(name_or_path: str | Path, input_shapes: Mapping[str, tuple[int
     if isinstance(name_or_path, str) and name_or_path in known:
         from hetrl.zoo.networks import blueprint
 
-        return graph_from_model(blueprint(name_or_path).model, name=name_or_path, input_shapes=input_shapes)
+        graph = graph_from_model(blueprint(name_or_path).model, name=name_or_path, input_shapes=input_shapes)
+        return replace(graph, origin=Origin(name_or_path, True, seeded_weights))
     if isinstance(name_or_path, Path) or is_model_path(name_or_path):
-        return load_graph(name_or_path, input_shapes=input_shapes)
+        graph = load_graph(name_or_path, input_shapes=input_shapes)
+        return replace(graph, origin=Origin(str(name_or_path), False, seeded_weights))
     raise UnknownName("model", name_or_path, known, "hetrl models")

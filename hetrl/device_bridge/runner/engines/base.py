@@ -37,6 +37,10 @@ class Engine(ABC):
         :raises ImportError: it is not installed.
         """
 
+    def devices(self) -> tuple[str, ...]:
+        """Names of its devices beside the CPU, in the order of their numbers."""
+        return ()
+
     @abstractmethod
     def load(self, piece: Piece, folder: Path, inputs: Sequence[Array], outputs: Sequence[Array]) -> Session:
         """Load a piece's submodel, and bind it to arrays.

@@ -1,0 +1,1 @@
+"""Computers as devices: this one, and others over ssh, through a runner."""

@@ -1,0 +1,161 @@
+"""A machine with a runner as a device: every measurement really runs the plan there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+from hetrl.condition import Condition
+from hetrl.device_bridge.base import Device, DeviceInfo, check_fits, describe_spec
+from hetrl.device_bridge.runner.job import Job
+from hetrl.device_bridge.runner.protocol import Report, Request, Screen
+from hetrl.device_bridge.runner.sampling import Sampling
+from hetrl.device_bridge.runner_client import RunnerClient
+from hetrl.device_bridge.spec import DeviceSpec
+from hetrl.errors import PlanError, UsageError
+from hetrl.graph import OperatorGraph
+from hetrl.measurement import Failure, Measurement, MeasurementError, SegmentTiming, Utilization
+from hetrl.partition import Partitioner, Target
+from hetrl.partition.ncnn_layer import Unconvertible
+from hetrl.plan import Evidence, Plan
+
+MAX_OUTPUT_ERROR = 1e-3  # largest difference over largest value, of fp32 engines that calculate in another order
+FRAMES_S = 3.0  # 180 frames at 60 Hz
+QUICK = Sampling(max_warmup_s=1.0, max_warmup_runs=5, max_s=0.6, min_repeats=5, relative_width=0.04)
+DUEL = Sampling(max_warmup_s=1.0, max_warmup_runs=5, max_s=4.0, min_repeats=15, relative_width=0.01)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model as a runner runs it.
+
+    :param inputs: blob of its inputs, `reference` that of the whole model's outputs for them.
+    """
+
+    partitioner: Partitioner
+    inputs: str
+    reference: str
+
+
+class RunnerDevice(Device):
+    """One machine with one model. Its plans run as they are, and outputs are compared with the whole model's.
+
+    :param max_output_error: a plan whose output is further off (largest difference over largest value) has failed.
+    """
+
+    def __init__(
+        self,
+        spec: DeviceSpec,
+        graph: OperatorGraph,
+        engine_name: str,
+        client: RunnerClient,
+        loaded: Loaded,
+        max_output_error: float = MAX_OUTPUT_ERROR,
+    ) -> None:
+        self.spec = spec
+        self.graph = graph
+        self.engine_name = engine_name
+        self._client = client
+        self._loaded = loaded
+        self._max_output_error = max_output_error
+        processors = spec.engine(engine_name).processors
+        self._targets = {p.id: Target(p.cores, p.number) for p in processors}
+
+    def describe(self) -> DeviceInfo:
+        return describe_spec(self.spec, self.engine_name, f"{self.spec.soc}, {self.spec.phone}", deterministic=False)
+
+    def allowing(self, max_output_error: float | None) -> RunnerDevice:
+        if max_output_error is None:
+            return self
+        return RunnerDevice(self.spec, self.graph, self.engine_name, self._client, self._loaded, max_output_error)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self._client.notes
+
+    def measure(self, plan: Plan, condition: Condition) -> Measurement:
+        return self._run([plan], condition, QUICK)[0]
+
+    def compare(self, plans: Sequence[Plan], condition: Condition) -> list[Measurement]:
+        return self._run(plans, condition, DUEL)
+
+    def _run(self, plans: Sequence[Plan], condition: Condition, sampling: Sampling) -> list[Measurement]:
+        request = self._request(condition, sampling)
+        found: list[Measurement | None] = []
+        jobs: list[Job] = []
+        for plan in plans:
+            check_fits(plan, self)
+            job = self._job(plan)
+            found.append(job if isinstance(job, Measurement) else None)
+            jobs += [] if isinstance(job, Measurement) else [job]
+        answers = iter(self._answers(jobs, request))
+        return [known if known is not None else next(answers) for known in found]
+
+    def _job(self, plan: Plan) -> Job | Measurement:
+        try:
+            return self._loaded.partitioner.job(plan, self._targets)
+        except (PlanError, Unconvertible) as error:  # fits the model, but cannot be run
+            return Measurement.failed(Failure.UNSUPPORTED, str(error))
+
+    def _answers(self, jobs: Sequence[Job], request: Request) -> list[Measurement]:
+        """Together if they can be, so that they are interleaved; else one by one, so that one that fails fails alone."""
+        if len(jobs) > 1 and request.screen is None:
+            reports = self._client.compare(jobs, request)
+            if not isinstance(reports, MeasurementError):
+                return [self._measurement(job, report) for job, report in zip(jobs, reports, strict=True)]
+        return [self._answer(job, request) for job in jobs]
+
+    def _answer(self, job: Job, request: Request) -> Measurement:
+        report = self._client.measure(job, request)
+        if isinstance(report, MeasurementError):
+            return Measurement.failed(report.kind, report.message)
+        return self._measurement(job, report)
+
+    def _request(self, condition: Condition, sampling: Sampling) -> Request:
+        if condition.state != "cold" or condition.cache_hit is not None or condition.suspended is not None:
+            raise UsageError(
+                f"{self.spec.id} cannot be put into the condition {condition}",
+                "a real device takes competitors=N and ui=RATEhz:WORKms",
+            )
+        screen = None
+        if condition.ui is not None:
+            screen = Screen(rate_hz=condition.ui.rate_hz, work_ms=condition.ui.render_ms)
+            sampling = replace(sampling, min_s=FRAMES_S, max_s=max(FRAMES_S, sampling.max_s))
+        return Request(
+            inputs=self._loaded.inputs,
+            reference=self._loaded.reference,
+            max_output_error=self._max_output_error,
+            sampling=sampling,
+            competitors=condition.competitors,
+            screen=screen,
+        )
+
+    def _measurement(self, job: Job, report: Report) -> Measurement:
+        spans = sorted(report.timeline, key=lambda span: job.pieces[span.piece].segment)
+        segments = []
+        for number, parts in groupby(spans, key=lambda span: job.pieces[span.piece].segment):
+            mine = list(parts)
+            units = tuple(dict.fromkeys(job.pieces[span.piece].processor for span in mine))
+            begin, end = min(s.start_ms for s in mine), max(s.end_ms for s in mine)
+            segments.append(SegmentTiming(f"s{number}", units, begin, end, sum(s.copy_ms for s in mine)))
+        busy: dict[str, float] = {}
+        for span in spans:
+            processor = job.pieces[span.piece].processor
+            busy[processor] = busy.get(processor, 0.0) + span.end_ms - span.start_ms
+        frames = report.frames
+        return Measurement(
+            evidence=Evidence.MEASURED,
+            latency_ms=report.latency_ms,
+            latency_interval_ms=report.interval_ms,
+            samples_ms=report.samples_ms,
+            peak_memory_mb=report.peak_memory_mb,
+            frame_drop_rate=None if frames is None else frames.rate,
+            output_error=report.output_error,
+            foreign_load=report.foreign_load,
+            utilization=tuple(Utilization(name, min(1.0, ms / report.latency_ms)) for name, ms in busy.items()),
+            segments=tuple(segments),
+        )
+
+    def close(self) -> None:
+        self._client.close()

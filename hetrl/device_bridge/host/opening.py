@@ -1,0 +1,97 @@
+"""From an address to a machine with a runner: `host`, `ssh://user@board`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from hetrl.cache import cache_folder, data_folder
+from hetrl.device_bridge.blobs import BlobStore
+from hetrl.device_bridge.channel import Channel, LocalChannel
+from hetrl.device_bridge.host.device import Loaded, RunnerDevice
+from hetrl.device_bridge.host.processors import machine_spec, refreshed
+from hetrl.device_bridge.runner.arrays import pack_arrays
+from hetrl.device_bridge.runner_client import RunnerClient
+from hetrl.device_bridge.spec import DeviceSpec, load_spec
+from hetrl.device_bridge.ssh.address import parse_ssh_address
+from hetrl.device_bridge.ssh.channel import SshChannel
+from hetrl.errors import DeviceFailed, UsageError
+from hetrl.graph import OperatorGraph
+from hetrl.measurement import MeasurementError
+from hetrl.partition import Partitioner, open_source, reference_outputs, seeded_inputs
+
+INPUT_SEED = 0
+HOST = "host"
+
+
+def open_host(rest: str, graph: OperatorGraph, engine: str | None) -> RunnerDevice:
+    """This computer.
+
+    :raises UsageError: `host` takes nothing behind a colon.
+    """
+    if rest not in ("", HOST):
+        raise UsageError(f"host:{rest} is no device", "write --device host, or ssh://USER@BOARD for another machine")
+    store = BlobStore(cache_folder() / "blobs")
+    return open_machine(LocalChannel(store), store, HOST, graph, engine)
+
+
+def open_ssh(rest: str, graph: OperatorGraph, engine: str | None) -> RunnerDevice:
+    """Another computer; `rest` is the address without `ssh:`.
+
+    :raises UsageError: it is no address.
+    :raises DeviceFailed: it does not answer, or has no Python or engine.
+    """
+    address = parse_ssh_address(f"ssh:{rest}")
+    channel = SshChannel(address)
+    channel.connect()
+    return open_machine(channel, BlobStore(cache_folder() / "blobs"), str(address), graph, engine)
+
+
+def open_machine(
+    channel: Channel, store: BlobStore, device_id: str, graph: OperatorGraph, engine: str | None
+) -> RunnerDevice:
+    """A machine at the other end of a channel, with a model loaded."""
+    client = RunnerClient(channel, store)
+    try:
+        hello = client.hello()
+        if isinstance(hello, MeasurementError):
+            raise DeviceFailed(f"{device_id} does not answer: {hello.message}", f"hetrl doctor --device {device_id}")
+        spec = known_spec(machine_spec(hello, device_id))
+        spec.engine(engine)  # refuses a name that it does not have
+        return RunnerDevice(spec, graph, engine or spec.default_engine, client, load(graph, store))
+    except BaseException:
+        client.close()
+        raise
+
+
+def load(graph: OperatorGraph, store: BlobStore) -> Loaded:
+    """The graph's model with its weights, some inputs, and what it makes of them.
+
+    :raises ModelError: its weights are missing.
+    :raises MissingExtra: there is no ONNX Runtime to say what is right.
+    """
+    origin = graph.origin
+    if origin is None:
+        raise UsageError(f"{graph.name!r} was made in memory, so its weights are not known", "give an ONNX file")
+    shapes = {name: graph.tensor_by_name[name].shape for name in graph.inputs}
+    seed = 0 if origin.builtin and origin.seeded_weights is None else origin.seeded_weights
+    model = origin.model if origin.builtin else Path(origin.model)
+    source, _ = open_source(model, seed, shapes)
+    inputs = seeded_inputs(graph, INPUT_SEED)
+    reference = reference_outputs(source, inputs)
+    return Loaded(
+        Partitioner(source, graph, store),
+        store.put(pack_arrays([inputs[name] for name in graph.inputs]), ".npz"),
+        store.put(pack_arrays([reference[name] for name in graph.outputs]), ".npz"),
+    )
+
+
+def calibrated_path(device_id: str) -> Path:
+    """Where `hetrl calibrate` keeps what it found out about a device."""
+    return data_folder() / "devices" / f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', device_id)}.json"
+
+
+def known_spec(found: DeviceSpec) -> DeviceSpec:
+    """What is known of a machine: a calibrated file if there is one of it, else what was found."""
+    path = calibrated_path(found.id)
+    return refreshed(load_spec(str(path)), found) if path.exists() else found

@@ -1,0 +1,19 @@
+"""Plans as files that run: a model is cut into submodels, one for each part of each segment."""
+
+from hetrl.partition.partitioner import Partitioner, Target
+from hetrl.partition.reference import largest_error, reference_outputs, seeded_inputs
+from hetrl.partition.source import BlueprintSource, FileSource, ModelSource, open_source
+from hetrl.partition.submodel import Submodel
+
+__all__ = [
+    "BlueprintSource",
+    "FileSource",
+    "ModelSource",
+    "Partitioner",
+    "Submodel",
+    "Target",
+    "largest_error",
+    "open_source",
+    "reference_outputs",
+    "seeded_inputs",
+]
