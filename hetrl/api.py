@@ -129,7 +129,12 @@ def measure(
     chosen = load_plan(plan) if isinstance(plan, str | Path) else plan
     hand = find_policy(policy) if policy not in (None, "exact") else None
     problem = Problem.of(
-        model, device, engine=engine, condition=condition, objective=objective, input_shapes=input_shapes,
+        model,
+        device,
+        engine=engine,
+        condition=condition,
+        objective=objective,
+        input_shapes=input_shapes,
         seeded_weights=seeded_weights,
     )
     name = policy or (str(plan) if not isinstance(plan, Plan) else "plan")
@@ -174,7 +179,12 @@ def compare(
     search = Search(agent, budget, seed)
     loaded = [(str(path), load_plan(path)) for path in plans]
     problem = Problem.of(
-        model, device, engine=engine, condition=condition, objective=objective, input_shapes=input_shapes,
+        model,
+        device,
+        engine=engine,
+        condition=condition,
+        objective=objective,
+        input_shapes=input_shapes,
         seeded_weights=seeded_weights,
     )
     if train:

@@ -49,7 +49,7 @@ class FakeExecutor:
         getattr(self, f"_{self._does}", lambda: None)()
         factor = 3 if self._does == "wrong" else float("nan") if self._does == "nan" else 2
         self.outputs = {name: array * factor for name, array in zip(self._outputs, inputs.values(), strict=True)}
-        busy_ms = BUSY_MS * (3 if (self._folder / "slow").exists() else 1) * (1.5 if self._does == "slower" else 1)
+        busy_ms = BUSY_MS * (1.5 if self._does == "slower" else 1)
         while (time.perf_counter() - start) * 1000 < busy_ms:
             pass
         self.timeline = [Span(0, 0.0, (time.perf_counter() - start) * 1000, 0.5)]
@@ -63,6 +63,9 @@ class FakeExecutor:
         file.touch()
         return first
 
+    def _anchor(self) -> None:
+        time.sleep(0.045 if (self._folder / "slow").exists() else 0.015)  # as much on a busy machine
+
     def _hangs(self) -> None:
         time.sleep(3600)
 
@@ -72,6 +75,10 @@ class FakeExecutor:
 
     def _stops(self) -> None:
         os.kill(os.getpid(), signal.SIGSTOP)  # no alarm ends a process that is stopped
+
+    def _lowers(self) -> None:
+        if self._once("lowered"):
+            os.nice(1)  # as a cap does where the user may not take it back
 
     def _killed(self) -> None:
         print("I was told to go", file=sys.stderr, flush=True)

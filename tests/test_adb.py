@@ -17,20 +17,23 @@ from hetrl.condition import Condition, parse_condition
 from hetrl.device_bridge.adb import system
 from hetrl.device_bridge.adb.adb import Adb
 from hetrl.device_bridge.adb.benchncnn import Benchncnn, BenchRun, BenchSettings, NcnnModel
-from hetrl.device_bridge.adb.device import AdbDevice, NotInNcnn, Protocol
+from hetrl.device_bridge.adb.device import AdbDevice, Protocol
 from hetrl.device_bridge.adb.frames import FrameStats, frame_stats, reset_frames
+from hetrl.device_bridge.adb.opening import open_adb
 from hetrl.device_bridge.adb.termux import TermuxChannel
 from hetrl.device_bridge.blobs import BlobStore
 from hetrl.device_bridge.channel import ChannelLost
-from hetrl.errors import DeviceFailed, UsageError
+from hetrl.errors import DeviceFailed, PlanError, UsageError
 from hetrl.measurement import Failure, MeasurementError
 from hetrl.plan import Cap, Part, Plan, Segment
 from hetrl.plan_check import model_ref
+from hetrl.zoo import resolve_model
 from tests.daemons.adbd import Adbd, running_adbd
 from tests.daemons.disks import tiny_disk
 from tests.daemons.processes import alive
 from tests.daemons.sshd import running_sshd
 from tests.surrogate_help import D1, chain_graph
+from tests.tiny_models import save_tiny_cnn
 
 QUICK = BenchSettings(loops=3, threads=1, powersave=0, timeout_s=60)
 HOSTILE = "we ird;'\"$(touch pwned)`touch pwned`\n*é"
@@ -314,7 +317,7 @@ class TestDevice:
 
         def convert(plan: Plan) -> NcnnModel:
             if plan.splits:
-                raise NotInNcnn("a split of a test")
+                raise PlanError("segments", "a split of a test")
             return NcnnModel(param(), (32, 24, 3), any(p.startswith("gpu/") for p in plan.processors))
 
         protocol = Protocol(runs=runs, pause_s=0.0, app=app)
@@ -376,7 +379,7 @@ class TestDevice:
         answer = device.measure(self.plan(device, "cpu/ncnn/fp16", "cpu/ncnn/fp16"), Condition())
         other.join()
         assert answer.ok, answer.error
-        assert device.reconnects == 1
+        assert device.reconnects == 1 and "came back 1 times" in device.notes[0]
 
     def test_a_phone_that_is_gone_is_a_failed_measurement(self, adbd: Adbd, adb: Adb) -> None:
         gone = Adb("127.0.0.1:1", program=str(adbd.adb), patience_s=0.0)
@@ -417,3 +420,26 @@ def test_termux_is_ssh_through_a_forwarded_port(adb: Adb, adbd: Adbd, tmp_path: 
         assert f"hetrl-{adb.serial}" in (home / "phones").read_text()
         channel.close()
         channel.close()
+
+
+def test_a_real_model_goes_to_a_phone_by_its_address(
+    adb: Adb, adbd: Adbd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From `--device adb:...` to a measurement, as the command line does it."""
+    monkeypatch.setenv("PATH", f"{adbd.adb.parent}:{os.environ['PATH']}")
+    monkeypatch.setattr("hetrl.device_bridge.adb.opening.Adb", lambda serial: Adb(serial, folder=str(tmp_path / "w")))
+    monkeypatch.setattr("hetrl.device_bridge.adb.opening.Protocol", lambda app: Protocol(runs=1, pause_s=0.0, app=app))
+    graph = resolve_model(str(save_tiny_cnn(tmp_path / f"{HOSTILE}.onnx")))
+    with open_adb(f"{adb.serial}?benchncnn={adbd.benchncnn}&app=com.example.app", graph, None) as device:
+        assert device.spec.soc == "SM8150"
+        for processor in ("cpu/ncnn/fp16", "gpu/ncnn/fp16"):
+            nodes = tuple(n for group in range(len(graph.groups)) for n in graph.group_node_ids(group))
+            segment = Segment(nodes=nodes, parts=(Part(processor),))
+            plan = Plan(model=model_ref(graph), device=device.spec.id, engines=("ncnn",), segments=(segment,))
+            answer = device.measure(plan, device.default_condition)
+            assert answer.ok, answer.error
+            assert answer.frame_drop_rate == 0.05
+    assert not list(tmp_path.rglob("pwned")) and not Path("pwned").exists()
+    assert all(len(path.stem) == 32 for path in (tmp_path / "w").iterdir())
+    with pytest.raises(UsageError, match="needs ncnn's benchncnn"):
+        open_adb(adb.serial, graph, None)

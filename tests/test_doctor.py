@@ -29,7 +29,8 @@ def test_only_what_is_needed_is_fatal() -> None:
     assert missing("a", "b", needed=True).fatal and broken("a", "b", needed=True).fatal
 
 
-def test_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
+def test_this_machine(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HETRL_CACHE", str(tmp_path))
     assert run(["doctor", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     found = {f["check"]: f for f in document["findings"]}

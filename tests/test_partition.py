@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from hetrl.device_bridge.blobs import BlobStore
-from hetrl.errors import ModelError, PlanError
+from hetrl.errors import MissingExtra, ModelError, PlanError
 from hetrl.graph.reader import graph_from_model, load_graph
 from hetrl.partition import (
     BlueprintSource,
@@ -23,6 +23,7 @@ from hetrl.partition import (
     largest_error,
     open_source,
     reference_outputs,
+    require_engines,
     seeded_inputs,
 )
 from hetrl.plan import Axis, Cap, Compression, Part, Segment
@@ -303,6 +304,15 @@ def test_pieces_on_the_same_cores_take_turns_in_an_overlapping_plan(tmp_path: Pa
     assert [piece.after for piece in job.pieces] == [(), (0,), (0, 1), (0, 1, 2)]
 
 
+def test_channels_that_a_part_made_wait_for_that_part_alone(tmp_path: Path) -> None:
+    weights = {name: np.ones(shape, np.float32) for name, shape in (("w", (16, 8, 1, 1)), ("v", (16, 1, 3, 3)))}
+    nodes = [helper.make_node("Conv", ["x", "w"], ["a"]), helper.make_node("Conv", ["a", "v"], ["y"], group=16)]
+    partitioner = partitioner_of(save_model(tmp_path / "m.onnx", nodes, (1, 8, 9, 9), **weights))
+    both = {CPU1: 50, CPU0: 50}
+    plan = plan_by_hand(partitioner.graph, [([0], both), ([1], both)], overlap=True)
+    assert [piece.after for piece in partitioner.job(plan, TARGETS).pieces] == [(), (), (0,), (1,)]
+
+
 def test_caps_become_duties(tmp_path: Path) -> None:
     partitioner = partitioner_of(save_tiny_cnn(tmp_path / "m.onnx"))
     groups = range(len(partitioner.graph.groups))
@@ -373,6 +383,13 @@ def test_a_model_whose_weights_are_missing_needs_a_seed(tmp_path: Path) -> None:
         assert largest_error(outputs[-1], reference_outputs(FileSource(path, seed), inputs)) < TOLERANCE
     assert largest_error(outputs[1], outputs[0]) == 0
     assert largest_error(outputs[2], outputs[0]) > 0.01
+
+
+def test_a_missing_engine_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    require_engines(["onnxruntime", "openvino"])
+    monkeypatch.setattr("hetrl.partition.reference.find_spec", lambda name: None)
+    with pytest.raises(MissingExtra, match="hetrl\\[host\\]"):
+        require_engines(["openvino"])
 
 
 def test_external_weights_are_taken_from_their_file(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -16,6 +18,7 @@ from hetrl.device_bridge.runner.engines import NAMES, find_engine
 from hetrl.device_bridge.runner.engines.base import Array, Engine, Session
 from hetrl.device_bridge.runner.executor import Executor
 from hetrl.device_bridge.runner.job import Job, Piece, Port, TensorInfo
+from tests.tiny_models import save_tiny_cnn
 
 SHAPE = (1, 4, 6)
 PROCESSOR = "cpu/fake/fp32"
@@ -206,6 +209,33 @@ def test_inputs_of_other_shapes_or_types_are_refused() -> None:
             executor.run({"x": np.zeros((2, 4, 6), np.float32)})
         with pytest.raises(TypeError):
             executor.run({"x": np.zeros(SHAPE, np.float64)})
+
+
+@pytest.mark.parametrize("processor", ["cpu/onnxruntime/int8", "cpu/openvino/int4"])
+def test_a_precision_that_an_engine_lacks_is_refused(processor: str, tmp_path: Path) -> None:
+    with pytest.raises(NotImplementedError, match=processor[-4:]):
+        load_real(tmp_path, processor)
+
+
+def load_real(folder: Path, processor: str) -> None:
+    asked = piece(0, [whole_x], [whole_y], processor=processor, files=("m.onnx",))
+    engine = find_engine(asked.engine)
+    engine.load(asked, folder, [np.zeros(SHAPE, np.float32)], [np.zeros(SHAPE, np.float32)])
+
+
+OPENVINO_THREADS = """
+import os, sys
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+from hetrl.device_bridge.runner.engines.openvino import _core
+print(_core().compile_model(sys.argv[1], "CPU", {"INFERENCE_NUM_THREADS": 2}).get_property("INFERENCE_NUM_THREADS"))
+"""
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+def test_openvino_uses_all_cores_though_a_pinned_thread_was_its_first(tmp_path: Path) -> None:
+    path = save_tiny_cnn(tmp_path / "m.onnx")
+    done = subprocess.run([sys.executable, "-c", OPENVINO_THREADS, path], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "2"
 
 
 def test_engines_are_found_by_name() -> None:

@@ -261,13 +261,13 @@ def test_compared_jobs_are_sampled_in_the_same_rounds(client, request_):
 
 
 def test_a_device_that_gets_three_times_slower_is_noticed(client, request_, store):
-    first = client.measure(job(), request_).latency_ms
+    first = client.measure(job("anchor"), request_).latency_ms
     assert judge_drift(first, first).verdict is Verdict.STEADY
     (store.folder / "slow").touch()
-    now = client.measure(job(), request_).latency_ms
+    now = client.measure(job("anchor"), request_).latency_ms
     suspected = judge_drift(first, now)
     assert suspected.verdict is Verdict.SUSPECTED and not suspected.slower
-    drift = judge_drift(first, now, client.measure(job(), request_).latency_ms)
+    drift = judge_drift(first, now, client.measure(job("anchor"), request_).latency_ms)
     assert drift.slower and drift.ratio == pytest.approx(3, rel=0.4) and "slower" in drift.sentence
     assert judge_drift(first, now, first).verdict is Verdict.STEADY  # one sample was chance
 
@@ -283,6 +283,11 @@ def test_measuring_beside_a_screen_and_competitors(channel, store, request_, cap
     assert isinstance(report, Report), report
     assert report.frames.frames >= 0.8 * sum(report.samples_ms) / 10 and report.frames.dropped <= report.frames.frames
     assert client.restarts == 0
+
+
+def test_a_runner_that_keeps_a_lower_priority_measures_no_more(client, request_, channel):
+    assert isinstance(client.measure(job("lowers"), request_), Report)
+    assert works(client, request_) and len(channel.pids) == 2 and client.restarts == 0
 
 
 def test_hostile_names_never_leave_the_blob_folder(client, store, request_):

@@ -19,15 +19,20 @@ from hypothesis import strategies as st
 
 from hetrl.device_bridge.blobs import BlobStore
 from hetrl.device_bridge.channel import ChannelLost
+from hetrl.device_bridge.host.opening import open_machine
 from hetrl.device_bridge.runner_archive import build_runner_archive
 from hetrl.device_bridge.ssh import far_end
 from hetrl.device_bridge.ssh.address import SshAddress
 from hetrl.device_bridge.ssh.channel import SshChannel
 from hetrl.device_bridge.ssh.connection import SshConnection
 from hetrl.errors import DeviceFailed, UsageError
+from hetrl.plan import Part, Plan, Segment
+from hetrl.plan_check import model_ref
+from hetrl.zoo import resolve_model
 from tests.daemons.disks import tiny_disk
 from tests.daemons.processes import alive
 from tests.daemons.sshd import Sshd, running_sshd
+from tests.tiny_models import save_tiny_cnn
 
 MakeChannel = Callable[..., SshChannel]
 
@@ -369,3 +374,29 @@ def ancestors(pid: int) -> list[int]:
         pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
         found.append(pid)
     return found
+
+
+def test_a_plan_is_measured_again_when_the_connection_breaks(make: MakeChannel, sshd: Sshd, tmp_path: Path) -> None:
+    """The whole way: a model, the runner over there, a measurement, sshd killed in the middle of the next one."""
+    graph = resolve_model(str(save_tiny_cnn(tmp_path / f"{HOSTILE}.onnx")))
+    store = BlobStore(tmp_path / "store")
+    with open_machine(make(archive=None), store, "ssh://board", graph, None) as device:
+        nodes = tuple(node for group in graph.groups for node in graph.group_node_ids(group.index))
+        segment = Segment(nodes=nodes, parts=(Part("cpu/onnxruntime/fp32"),))
+        plan = Plan(model=model_ref(graph), device=device.spec.id, engines=("onnxruntime",), segments=(segment,))
+        answer = device.measure(plan, device.default_condition)
+        assert answer.ok, answer.error
+        assert device.notes == ()
+
+        def restart() -> None:
+            sshd.kill()
+            time.sleep(0.5)
+            sshd.start()
+
+        breaking = threading.Timer(0.2, restart)
+        breaking.start()
+        while breaking.is_alive() or not device.notes:
+            answer = device.measure(plan, device.default_condition)
+            assert answer.ok, answer.error
+        assert "lost" in device.notes[0]
+    assert not list(tmp_path.rglob("pwned")) and not Path.home().joinpath("pwned").exists()

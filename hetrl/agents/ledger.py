@@ -12,7 +12,7 @@ from hetrl.accuracy import plan_accuracy_drop_pct
 from hetrl.agents.trials import Trial, TrialLog
 from hetrl.condition import Condition
 from hetrl.device_bridge.base import Device
-from hetrl.envs.evaluate import Outcomes, evaluate, of_measurements
+from hetrl.envs.evaluate import Outcomes, evaluate, of_measurements, require_present
 from hetrl.envs.space import GRANULARITIES, Granularity, PlanSpace
 from hetrl.objective import Objective
 from hetrl.plan import MadeBy, Plan
@@ -84,6 +84,7 @@ class Ledger:
             earlier = self._replayed.get(key)
             if earlier is None:
                 measured = self.device.measure(plan, self.condition)
+                require_present(measured, self.device)
                 drop_pct = np.array([plan_accuracy_drop_pct(plan)])
                 outcome = of_measurements([measured], drop_pct, self.space.groups).at(0)
                 error = measured.error.message if measured.error else None
@@ -106,20 +107,24 @@ class Ledger:
             if key not in self._known and key not in fresh and self.evaluations + len(fresh) < self.budget:
                 fresh[key] = b
         unmeasured = [b for key, b in fresh.items() if key not in self._replayed]
-        if unmeasured:
+        if self.device is self.space.device and unmeasured:  # a surrogate answers a batch as fast as one
             answers = evaluate(self.space, self.device, self.condition, same[:, unmeasured])
             place = {b: i for i, b in enumerate(unmeasured)}
         for key, b in fresh.items():
             if key in self._replayed:
                 self._add(self._replayed[key], new=False)
-            else:
-                decisions = tuple(int(d) for d in same[:, b])
-                outcome = answers.at(place[b])
-                ends = self.space.segment_ends(same[:, b])
-                spent = answers.segment_ms[place[b], ends]
-                took = () if np.isnan(spent).any() else tuple(round(float(t), 6) for t in spent)
-                trial = Trial.of(self.evaluations, by, outcome, key=key, decisions=decisions, segments_ms=took)
-                self._add(trial, new=True)
+                continue
+            if self.device is not self.space.device:  # each is written down as it ends
+                answers, place = evaluate(self.space, self.device, self.condition, same[:, [b]]), {b: 0}
+            decisions = tuple(int(d) for d in same[:, b])
+            outcome = answers.at(place[b])
+            ends = self.space.segment_ends(same[:, b])
+            spent = answers.segment_ms[place[b], ends]
+            took = () if np.isnan(spent).any() else tuple(round(float(t), 6) for t in spent)
+            trial = Trial.of(self.evaluations, by, outcome, key=key, decisions=decisions, segments_ms=took)
+            self._add(trial, new=True)
+            if self.device is not self.space.device:
+                self._tell()
         if fresh:
             self._tell()
         return self._recall([self._known.get(key) for key in keys])

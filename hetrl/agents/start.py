@@ -38,7 +38,12 @@ def start(  # noqa: PLR0913
     if out is not None and resume is not None:
         raise UsageError("a run is either new (out) or resumed", "give one of --out and --resume")
     problem = Problem.of(
-        model, device, engine=engine, condition=condition, objective=objective, input_shapes=input_shapes,
+        model,
+        device,
+        engine=engine,
+        condition=condition,
+        objective=objective,
+        input_shapes=input_shapes,
         seeded_weights=seeded_weights,
     )
     folder = earlier = None

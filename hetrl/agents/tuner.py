@@ -14,6 +14,7 @@ import hetrl
 from hetrl.agents.base import AgentRun, Kind
 from hetrl.agents.comparison import comparison_rows
 from hetrl.agents.curve import curve_of, write_tensorboard
+from hetrl.agents.duel import duel
 from hetrl.agents.infeasible import Tried, infeasible
 from hetrl.agents.ledger import Ledger, is_sound
 from hetrl.agents.problem import Problem
@@ -21,7 +22,7 @@ from hetrl.agents.rows import expected_of, measured_row
 from hetrl.agents.run_folder import Config, RunFolder
 from hetrl.agents.settings import Values, check_method, configured, find_method
 from hetrl.agents.trials import Trial, TrialLog, read_trials
-from hetrl.errors import Infeasible, RunError, UsageError
+from hetrl.errors import DeviceFailed, Infeasible, RunError, UsageError
 from hetrl.plan import MadeBy
 from hetrl.progress import Progress
 from hetrl.results import PolicyLatency, Result, best_hand
@@ -147,14 +148,20 @@ def _result(
     best = run.ledger.best
     if best is None:
         raise _nothing_kept(problem, run.ledger)
-    made_by = MadeBy(method=best.trial.by, search=search.method, seed=search.seed, hetrl=hetrl.__version__)
-    plan = msgspec.structs.replace(run.ledger.plan(best.trial, made_by), made_by=made_by)
-    learned = measured_row("learned", plan, problem.device, problem.condition, problem.objective)
+    if problem.device.describe().deterministic:
+        by, plan = best.trial.by, run.ledger.plan(best.trial, None)
+        learned = measured_row("learned", plan, problem.device, problem.condition, problem.objective)
+        rows = [learned, *comparison_rows(problem)]
+    else:
+        by, plan, rows = duel(problem, run.ledger)
+        learned = rows[0]
+    if learned.latency_ms is None:
+        raise DeviceFailed(f"the best plan no longer runs: {learned.error}", "measure it again with --resume")
+    made_by = MadeBy(method=by, search=search.method, seed=search.seed, hetrl=hetrl.__version__)
     bound = problem.optimum.bound_ms if problem.knows_optimum else None
-    plan = msgspec.structs.replace(plan, expected=expected_of(learned, problem.condition, bound))
-    rows = [learned, *comparison_rows(problem)]
+    expected = expected_of(learned, problem.condition, bound)
+    plan = msgspec.structs.replace(plan, expected=expected, made_by=made_by)
     hand = best_hand(rows)
-    assert learned.latency_ms is not None  # the best trial worked
     return Result(
         run=str(folder.path) if folder else None,
         plan_path=str(folder.path / "plan.json") if folder else None,

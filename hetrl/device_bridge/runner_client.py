@@ -117,8 +117,8 @@ class RunnerClient:
         """What a user should know of how it went, a sentence each."""
         first = self._first_garbage or (self._runner.first_garbage if self._runner else "")
         said = (
-            (self.restarts, f"the runner was replaced {self.restarts} times"),
-            (self.reconnects, f"the connection was lost {self.reconnects} times"),
+            (self.restarts, f"the runner was replaced {_times(self.restarts)}"),
+            (self.reconnects, f"the connection was lost {_times(self.reconnects)}"),
             (self.garbage_lines, f"{self.garbage_lines} lines of the runner were no answers, such as {first!r}"),
         )
         return tuple(sentence for count, sentence in said if count)
@@ -232,7 +232,7 @@ class RunnerClient:
         except Died as death:
             raise self._died(death, what, watched_s) from None
         if answer.worn:
-            self._replace()
+            self._kill()  # nothing went wrong, so it does not count as replaced
         return found
 
     def _died(self, death: Died, what: str, watched_s: float) -> Exception:
@@ -294,3 +294,7 @@ class RunnerClient:
             runner.kill()
             self._garbage += runner.garbage
             self._first_garbage = self._first_garbage or runner.first_garbage
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"

@@ -89,7 +89,7 @@ def foreign_load(watch_s: float = WATCH_S, proc: Path = PROC) -> Finding:
     except (OSError, ValueError, IndexError):
         return missing("foreign load", "cannot be read here")
     passed_ms = 1000 * (time.perf_counter() - began)
-    share = max(0.0, busy / (passed_ms * len(allowed)))
+    share = min(1.0, max(0.0, busy / (passed_ms * len(allowed))))
     if share > MUCH_LOAD:
         return broken("foreign load", f"{100 * share:.0f} % of the cores", "end other programs before you measure: top")
     return ok("foreign load", f"{100 * share:.0f} % of the cores")

@@ -15,7 +15,8 @@ from hetrl.device_bridge.surrogate.accelerate import Totals, totals
 from hetrl.device_bridge.surrogate.cost_model import Schedules
 from hetrl.device_bridge.surrogate.device import SurrogateDevice
 from hetrl.envs.space import PlanSpace
-from hetrl.measurement import Measurement
+from hetrl.errors import DeviceFailed
+from hetrl.measurement import Failure, Measurement
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -52,11 +53,27 @@ class Outcomes:
 
 
 def evaluate(space: PlanSpace, device: Device, condition: Condition, taken: Ints) -> Outcomes:
-    """Outcomes of (length, B) complete decisions on `device`."""
+    """Outcomes of (length, B) complete decisions on `device`.
+
+    :raises DeviceFailed: the device went away.
+    """
     if device is space.device:
         return _on_surrogate(space, space.device, condition, taken)
     plans = [space.plan(taken[:, b]) for b in range(taken.shape[1])]
-    return of_decisions(space, device.measure_many(plans, condition), taken)
+    measured = device.measure_many(plans, condition)
+    for measurement in measured:
+        require_present(measurement, device)
+    return of_decisions(space, measured, taken)
+
+
+def require_present(measurement: Measurement, device: Device) -> None:
+    """
+    :raises DeviceFailed: the measurement failed because the device went away: that says nothing about a plan.
+    """
+    error = measurement.error
+    if error is not None and error.kind is Failure.LOST:
+        hint = f"check its connection (hetrl doctor --device {device.spec.id}); --resume goes on where a run stopped"
+        raise DeviceFailed(f"{device.spec.id} went away: {error.message}", hint)
 
 
 def of_decisions(space: PlanSpace, measured: list[Measurement], taken: Ints) -> Outcomes:

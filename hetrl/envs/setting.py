@@ -13,10 +13,10 @@ from hetrl.device_bridge.registry import open_device
 from hetrl.device_bridge.surrogate.compile import plan_of
 from hetrl.device_bridge.surrogate.device import SurrogateDevice
 from hetrl.device_bridge.surrogate.schedule import Placed, Schedule
+from hetrl.envs.evaluate import require_present
 from hetrl.envs.space import PlanSpace
-from hetrl.errors import DeviceFailed, Infeasible
+from hetrl.errors import Infeasible
 from hetrl.graph import OperatorGraph
-from hetrl.measurement import Failure
 from hetrl.objective import Objective
 from hetrl.plan import MadeBy, Memory, Plan
 from hetrl.zoo.resolve import resolve_model
@@ -95,9 +95,8 @@ class Setting:
         measured = self.device.measure(self.cpu_plan(), self.condition)
         if measured.latency_ms is not None:
             return measured.latency_ms
+        require_present(measured, self.device)
         reason = measured.error.message if measured.error else ""
-        if measured.error is not None and measured.error.kind is Failure.LOST:
-            raise DeviceFailed(f"{self.planner.spec.id} went away: {reason}", "check its connection, then try again")
         raise Infeasible(
             f"the model does not run on the CPU of {self.planner.spec.id}: {reason}",
             "choose a smaller model, or another device",

@@ -1,7 +1,7 @@
 """Plans as files that run: a model is cut into submodels, one for each part of each segment."""
 
 from hetrl.partition.partitioner import Partitioner, Target
-from hetrl.partition.reference import largest_error, reference_outputs, seeded_inputs
+from hetrl.partition.reference import largest_error, reference_outputs, require_engines, seeded_inputs
 from hetrl.partition.source import BlueprintSource, FileSource, ModelSource, open_source
 from hetrl.partition.submodel import Submodel
 
@@ -15,5 +15,6 @@ __all__ = [
     "largest_error",
     "open_source",
     "reference_outputs",
+    "require_engines",
     "seeded_inputs",
 ]

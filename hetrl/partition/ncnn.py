@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -143,12 +144,13 @@ def _input(value: onnx.ValueInfoProto, shapes: Mapping[str, Shape]) -> Layer:
 
 def _shapes(model: onnx.ModelProto) -> dict[str, Shape]:
     """Shapes of all tensors that have one, by ONNX's own inference."""
-    bare = onnx.ModelProto()
-    bare.CopyFrom(model)
-    for tensor in bare.graph.initializer:
-        if tensor.data_type == TensorProto.FLOAT and _elements(tensor) > _SMALL:
-            _forget(tensor)  # inference copies the whole model, and looks at no weight
-    graph = onnx.shape_inference.infer_shapes(bare, data_prop=True).graph
+    graph = model.graph
+    bare = onnx.GraphProto(
+        name=graph.name, node=graph.node, input=graph.input, output=graph.output, value_info=graph.value_info,
+        initializer=[_without_weights(tensor) for tensor in graph.initializer],
+    )  # fmt: skip
+    light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, graph=bare)
+    graph = onnx.shape_inference.infer_shapes(light, data_prop=True).graph
     found: dict[str, Shape] = {}
     for value in (*graph.input, *graph.value_info, *graph.output):
         dimensions = value.type.tensor_type.shape.dim
@@ -157,17 +159,18 @@ def _shapes(model: onnx.ModelProto) -> dict[str, Shape]:
     return found
 
 
-_SMALL = 64  # elements that shape inference may want to see (scales of a Resize)
+def _without_weights(tensor: TensorProto) -> TensorProto:
+    """What inference needs of an initializer: it copies the whole model, and looks at few numbers."""
+    if tensor.data_type != TensorProto.FLOAT or math.prod(tensor.dims) <= _FEW:
+        return tensor
+    place = onnx.StringStringEntryProto(key="location", value="-")
+    return TensorProto(
+        name=tensor.name, dims=tensor.dims, data_type=tensor.data_type, data_location=TensorProto.EXTERNAL,
+        external_data=[place],
+    )  # fmt: skip
 
 
-def _elements(tensor: TensorProto) -> int:
-    return int(np.prod(tensor.dims, dtype=np.int64))
-
-
-def _forget(tensor: TensorProto) -> None:
-    for field in ("raw_data", "float_data"):
-        tensor.ClearField(field)
-    tensor.data_location = TensorProto.EXTERNAL
+_FEW = 64  # numbers that inference may want to see, such as the scales of a Resize
 
 
 def _constants(graph: onnx.GraphProto, weights: Mapping[str, Array] | None) -> dict[str, Array]:

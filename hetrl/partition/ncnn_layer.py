@@ -47,8 +47,10 @@ class Weight:
     data: Array
     tagged: bool = False
 
-    def encode(self) -> bytes:
-        return (RAW_FLOAT32 if self.tagged else b"") + np.ascontiguousarray(self.data, dtype="<f4").tobytes()
+    def buffers(self) -> tuple[bytes | memoryview, ...]:
+        """Its bytes, not copied where they are in order already."""
+        numbers = np.ascontiguousarray(self.data, dtype="<f4").reshape(-1).data.cast("B")
+        return (RAW_FLOAT32, numbers) if self.tagged else (numbers,)
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class Layer:
 
     def encode_weights(self) -> bytes:
         """Its part of the `.bin` file."""
-        return b"".join(weight.encode() for weight in self.weights)
+        return b"".join(buffer for weight in self.weights for buffer in weight.buffers())
 
 
 def _parameter(number: int, value: Value) -> str:

@@ -57,9 +57,13 @@ def gemm(scope: Scope) -> list[Layer]:
     if scope.integer("transA", 0) or len(scope.shape_in) != 1:
         raise scope.refuse("its first operand is no row")
     weight = scope.weights(1, "weight")
-    weight = (weight if scope.integer("transB", 0) else weight.T) * np.float32(scope.number("alpha", 1.0))
-    bias = scope.weights(2, "bias") * np.float32(scope.number("beta", 1.0)) if scope.has(2) else None
+    weight = _scaled(weight if scope.integer("transB", 0) else weight.T, scope.number("alpha", 1.0))
+    bias = _scaled(scope.weights(2, "bias"), scope.number("beta", 1.0)) if scope.has(2) else None
     return [_dense(scope, weight, bias)]
+
+
+def _scaled(weight: Array, factor: float) -> Array:
+    return weight if factor == 1 else weight * np.float32(factor)
 
 
 def matmul(scope: Scope) -> list[Layer]:

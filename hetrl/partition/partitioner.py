@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from hetrl.device_bridge.blobs import BlobStore
-from hetrl.device_bridge.runner.job import Job, Piece, TensorInfo
+from hetrl.device_bridge.runner.job import Job, Piece, Port, TensorInfo
 from hetrl.errors import PlanError
 from hetrl.graph import OperatorGraph
 from hetrl.partition.constants import Constants
@@ -15,6 +15,15 @@ from hetrl.partition.source import ModelSource
 from hetrl.partition.stages import Stage, stages
 from hetrl.partition.submodel import Flat, Submodel, submodel
 from hetrl.plan import Axis, Plan
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """A submodel that is in the store."""
+
+    reads: tuple[Port, ...]
+    writes: tuple[Port, ...]
+    files: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -50,7 +59,7 @@ class Partitioner:
         nodes = tuple(maker[node.id] for node in graph.nodes)
         constants = Constants(source, graph, nodes, store)
         self._flat = Flat(graph, nodes, constants, tuple(model.opset_import), model.ir_version)
-        self._done: dict[object, tuple[Submodel, tuple[str, ...]]] = {}
+        self._done: dict[object, _Cut] = {}
 
     def job(self, plan: Plan, targets: Mapping[str, Target]) -> Job:
         """The plan as submodels and who runs them when.
@@ -71,30 +80,30 @@ class Partitioner:
         before: list[int] = []  # pieces of the step before
         for stage in steps:
             parts = []
-            for number, (model, files) in enumerate(self._submodels(stage)):
+            for number, cut in enumerate(self._cuts(stage)):
                 processor = stage.parts[number].processor
                 target = targets[processor]
                 piece = Piece(
                     segment=stage.segment,
                     processor=processor,
-                    files=files,
+                    files=cut.files,
                     cores=target.cores,
-                    reads=model.reads,
-                    writes=model.writes,
+                    reads=cut.reads,
+                    writes=cut.writes,
                     device=target.number,
                     duty=duty.get(processor, 1.0),
-                    after=_operands_and_turn(pieces, model, target, targets) if plan.overlap else tuple(before),
+                    after=_operands_and_turn(pieces, cut, target, targets) if plan.overlap else tuple(before),
                 )
                 parts.append(piece)
             before = list(range(len(pieces), len(pieces) + len(parts)))
             pieces += parts
         return Job(self._tensors(pieces), self.graph.inputs, self.graph.outputs, tuple(pieces))
 
-    def _submodels(self, stage: Stage) -> list[tuple[Submodel, tuple[str, ...]]]:
+    def _cuts(self, stage: Stage) -> list[_Cut]:
         leaving = stage.leaving(self.graph)
         nodes = sorted(n for g in stage.groups for n in self.graph.groups[g].nodes)
         shares_pct = tuple(part.share_pct for part in stage.parts)
-        made: list[tuple[Submodel, tuple[str, ...]]] = []
+        cuts: list[_Cut] = []
         cutter: Cutter | None = None
         shares: tuple[Share, ...] = (whole_share(self.graph, nodes, leaving),)
         if stage.axis is not Axis.NONE:
@@ -104,19 +113,18 @@ class Partitioner:
             engine = part.processor.split("/")[1]
             key = (engine == "ncnn", stage.groups, stage.axis, shares_pct, number)
             if key not in self._done:
-                cut = submodel(self._flat, nodes, share, cutter)
-                self._done[key] = (cut, self._files(cut, engine))
-            made.append(self._done[key])
-        return made
+                model = submodel(self._flat, nodes, share, cutter)
+                self._done[key] = _Cut(model.reads, model.writes, self._files(model, engine))
+            cuts.append(self._done[key])
+        return cuts
 
-    def _files(self, cut: Submodel, engine: str) -> tuple[str, ...]:
+    def _files(self, model: Submodel, engine: str) -> tuple[str, ...]:
         if engine == "ncnn":
             from hetrl.partition.ncnn import to_ncnn
 
-            made = to_ncnn(cut.model, cut.weights())
-            weights = tuple(self.store.put(layer, ".bin") for layer in made.weights)
-            return self.store.put(made.param.encode(), ".param"), *weights
-        return (self.store.put(cut.model.SerializeToString(deterministic=True), ".onnx"), *cut.files)
+            made = to_ncnn(model.model, model.weights())
+            return self.store.put(made.param.encode(), ".param"), self.store.put(made.bin, ".bin")
+        return (self.store.put(model.model.SerializeToString(deterministic=True), ".onnx"), *model.files)
 
     def _tensors(self, pieces: Sequence[Piece]) -> tuple[TensorInfo, ...]:
         ports = [port.tensor for piece in pieces for port in (*piece.reads, *piece.writes)]
@@ -125,19 +133,28 @@ class Partitioner:
 
 
 def _operands_and_turn(
-    pieces: Sequence[Piece], model: Submodel, target: Target, targets: Mapping[str, Target]
+    pieces: Sequence[Piece], cut: _Cut, target: Target, targets: Mapping[str, Target]
 ) -> tuple[int, ...]:
     """The pieces that make what a submodel reads, and the last ones on each processor that cannot work beside its own.
 
     Pieces of processors that exclude each other take turns in the plan's order.
     """
-    read = {port.tensor for port in model.reads}
-    makers = {number for number, piece in enumerate(pieces) if any(port.tensor in read for port in piece.writes)}
+    makers = {
+        number
+        for number, piece in enumerate(pieces)
+        if any(_meet(read, write) for read in cut.reads for write in piece.writes)
+    }
     last: dict[str, int] = {}
     for number, piece in enumerate(pieces):
         if target.excludes(targets[piece.processor]):
             last[piece.processor] = number
     return tuple(sorted(makers.union(last.values())))
+
+
+def _meet(one: Port, other: Port) -> bool:
+    """Whether the two have elements in common, as far as their axes tell."""
+    apart = one.axis is not None and one.axis == other.axis and (one.stop <= other.start or other.stop <= one.start)
+    return one.tensor == other.tensor and not apart
 
 
 def _require_same_network(plan: Plan) -> None:

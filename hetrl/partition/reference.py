@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,17 @@ from hetrl.graph import OperatorGraph
 from hetrl.graph.single import Array
 from hetrl.partition.source import ModelSource
 
-EXTRA = "host"
+_EXTRAS = {"onnxruntime": "host", "openvino": "host", "ncnn": "ncnn"}
+
+
+def require_engines(names: Iterable[str]) -> None:
+    """Whether these engines are installed here; none is imported.
+
+    :raises MissingExtra: naming the extra that brings the first that is not.
+    """
+    for name in names:
+        if find_spec(name) is None:
+            raise MissingExtra(f"running plans with {name}", _EXTRAS[name])
 
 
 def seeded_inputs(graph: OperatorGraph, seed: int) -> dict[str, Array]:
@@ -34,10 +45,9 @@ def reference_outputs(source: ModelSource, inputs: Mapping[str, Array]) -> dict[
     :raises MissingExtra: ONNX Runtime is not installed.
     :raises ModelError: weights are missing.
     """
-    try:
-        import onnxruntime as ort
-    except ImportError:
-        raise MissingExtra("running a model", EXTRA) from None
+    require_engines(["onnxruntime"])
+    import onnxruntime as ort
+
     options = ort.SessionOptions()
     options.log_severity_level = 4  # its errors are raised as well
     with tempfile.TemporaryDirectory() as folder:

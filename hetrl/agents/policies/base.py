@@ -16,13 +16,13 @@ if TYPE_CHECKING:  # `hetrl policies` lists policies without paying for a cost m
     from hetrl.device_bridge.surrogate.schedule import Schedule
     from hetrl.device_bridge.surrogate.tables import Option
 
-MACE, TFLITE, NCNN = "mace", "tflite", "ncnn"
-RUNTIMES = (MACE, TFLITE, NCNN)  # engine sets whose default behaviour hetrl knows
+MACE, TFLITE, NCNN, ORT, OPENVINO = "mace", "tflite", "ncnn", "onnxruntime", "openvino"
+RUNTIMES = (MACE, TFLITE, NCNN, ORT, OPENVINO)  # engine sets whose default behaviour hetrl knows
 
 
-def runtime_of(engine_name: str) -> str:
-    """The runtime whose engine set has that name: MACE's too if it is `mace_dsp`, or one that hetrl does not know."""
-    return engine_name if engine_name in RUNTIMES else MACE
+def runtimes_of(engine: Engine) -> tuple[str, ...]:
+    """The runtimes of an engine set: MACE for `mace_dsp`, or for one that hetrl does not know."""
+    return tuple(dict.fromkeys(name if name in RUNTIMES else MACE for name in engine.engines))
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class HandPolicy:
 
     def _lacks(self, device: SurrogateDevice) -> str | None:
         processors = device.engine.processors
-        if self.runtime not in (None, runtime_of(device.engine_name)):
+        if self.runtime is not None and self.runtime not in runtimes_of(device.engine):
             return f"the runtime {self.runtime}"
         missing = sorted(set(self.units) - {p.unit for p in processors})
         if missing:
@@ -92,7 +92,8 @@ class HandPolicy:
             wanted = [
                 name
                 for name, engine in device.spec.engines.items()
-                if self.runtime in (None, runtime_of(name)) and set(self.units) <= {p.unit for p in engine.processors}
+                if (self.runtime is None or self.runtime in runtimes_of(engine))
+                and set(self.units) <= {p.unit for p in engine.processors}
             ]
             useful = [name for name in wanted if name != device.engine_name]
             raise UsageError(

@@ -20,7 +20,7 @@ ncnn_default = HandPolicy(
     source=SOURCE,
     summary="everything on the CPU's big cores, as by default",
     units=("cpu",),
-    propose=lambda device: whole_model(device, "cpu"),
+    propose=lambda device: whole_model(device, "cpu", engine=NCNN),
     runtime=NCNN,
 )
 
@@ -31,6 +31,6 @@ ncnn_gpu = HandPolicy(
     source=SOURCE,
     summary="every layer on the GPU that Vulkan has; the others fall back to the CPU, one by one",
     units=("cpu", "gpu"),
-    propose=lambda device: whole_model(device, "gpu"),
+    propose=lambda device: whole_model(device, "gpu", engine=NCNN),
     runtime=NCNN,
 )

@@ -11,10 +11,16 @@ if TYPE_CHECKING:
     from hetrl.device_bridge.surrogate.device import SurrogateDevice
 
 
-def whole_model(device: SurrogateDevice, unit: str, memory: Memory = Memory.BUFFER) -> Proposal:
-    """Everything on the first processor of a unit; what it does not take falls back to the CPU, one by one."""
+def whole_model(
+    device: SurrogateDevice, unit: str, memory: Memory = Memory.BUFFER, engine: str | None = None
+) -> Proposal:
+    """Everything on the first processor of a unit; what it does not take falls back to the CPU, one by one.
+
+    :param engine: the runtime, where the engine set has several; fp32 comes first in such sets.
+    """
     from hetrl.device_bridge.surrogate.schedule import Placed, Schedule
 
-    processor = [p.unit for p in device.engine.processors].index(unit)
+    processors = device.engine.processors
+    processor = next(i for i, p in enumerate(processors) if p.unit == unit and engine in (None, p.engine))
     last = len(device.graph.groups) - 1
     return Proposal(Schedule((Placed(0, last, processor, memory),)), device.options)

@@ -15,7 +15,7 @@ from hetrl.device_bridge.adb.frames import frame_stats, reset_frames
 from hetrl.device_bridge.base import Device, DeviceInfo, check_fits, describe_spec
 from hetrl.device_bridge.channel import ChannelLost
 from hetrl.device_bridge.spec import DeviceSpec
-from hetrl.errors import UsageError
+from hetrl.errors import HetrlError, UsageError
 from hetrl.graph import OperatorGraph
 from hetrl.measurement import Failure, Measurement, MeasurementError
 from hetrl.plan import Evidence, Plan
@@ -24,11 +24,7 @@ STATES = ("cold", "sigma0")  # what a phone that is left alone between two runs 
 SURE_SAMPLES = 5  # the median lies between the smallest and the largest of n with a chance of 1 - 2^(1-n), here 94 %
 
 
-class NotInNcnn(Exception):
-    """A plan that no `.param` file expresses; the message says why."""
-
-
-Convert = Callable[[Plan], NcnnModel]
+Convert = Callable[[Plan], NcnnModel]  # raises a HetrlError for a plan that no `.param` file expresses
 
 
 class Protocol(msgspec.Struct, frozen=True):
@@ -52,7 +48,7 @@ class AdbDevice(Device):
     """One phone with one model loaded.
 
     :param spec: what is believed of the phone, with an engine set of ncnn.
-    :param convert: a plan as a `.param`; may raise `NotInNcnn`.
+    :param convert: a plan as a `.param`.
     """
 
     def __init__(
@@ -86,12 +82,17 @@ class AdbDevice(Device):
             return Measurement.failed(Failure.UNSUPPORTED, reason)
         try:
             model = self._convert(plan)
-        except NotInNcnn as error:
+        except HetrlError as error:
             return Measurement.failed(Failure.UNSUPPORTED, str(error))
         answer = self._measure(model)
         if answer.error is not None and answer.error.kind is Failure.LOST and self._came_back():
             answer = self._measure(model)
         return answer
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        lost = f"the phone was lost and came back {self.reconnects} times; what it was busy with was measured again"
+        return (lost,) if self.reconnects else ()
 
     def _refusal(self, plan: Plan, condition: Condition) -> str | None:
         """Why the program cannot measure this at all."""

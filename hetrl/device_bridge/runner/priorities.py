@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,16 +71,19 @@ def supported_caps() -> tuple[CapSupport, ...]:
     )
 
 
-class Worn(Exception):
-    """A cap could not be taken back: a user without privileges may lower a priority and not raise it again."""
+def present_priority() -> tuple[int, int]:
+    """This thread's nice value and scheduling policy."""
+    policy = os.sched_getscheduler(0) if hasattr(os, "sched_getscheduler") else 0
+    return os.getpriority(os.PRIO_PROCESS, 0), policy
 
 
 @contextmanager
 def capped(cap: Cap) -> Iterator[None]:
     """Keep this process under the cap.
 
+    A user without privileges may lower a priority and not raise it again: `present_priority` then tells that it stays.
+
     :raises Unavailable: it cannot be applied here.
-    :raises Worn: it was applied, the block ran, and it stays.
     """
     with ExitStack() as stack:
         if cap.quota_cpus is not None:
@@ -94,15 +97,13 @@ def capped(cap: Cap) -> Iterator[None]:
 def _lowered(cap: Cap) -> Iterator[None]:
     if not hasattr(os, "sched_setscheduler"):
         raise Unavailable("priorities of threads need Linux")
-    nice, policy = os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0)
+    nice, policy = present_priority()
     try:
         _set_threads(nice + cap.nice, os.SCHED_IDLE if cap.idle else policy)
         yield
     finally:
-        try:
+        with suppress(PermissionError):
             _set_threads(nice, policy)
-        except PermissionError as error:
-            raise Worn("this user may not raise a priority again") from error
 
 
 def _set_threads(nice: int, policy: int) -> None:

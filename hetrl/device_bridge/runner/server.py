@@ -22,7 +22,7 @@ from hetrl.device_bridge.runner.executor import Span
 from hetrl.device_bridge.runner.foreign import watch_foreign
 from hetrl.device_bridge.runner.frames import FrameProbe
 from hetrl.device_bridge.runner.job import Job, job_from_json
-from hetrl.device_bridge.runner.priorities import Worn, capped, supported_caps
+from hetrl.device_bridge.runner.priorities import capped, present_priority, supported_caps
 from hetrl.device_bridge.runner.protocol import EngineState, Hello, Report, Request
 from hetrl.device_bridge.runner.quota import Unavailable
 from hetrl.device_bridge.runner.sampling import sample, warm_up
@@ -82,7 +82,7 @@ class Server:
         self._cores = telemetry.all_cores()  # before an engine pins this thread
         self._handles: dict[int, Handle] = {}
         self._next = 0
-        self._worn = False
+        self._priority = present_priority()
         self._steps_per_ms = 0.0  # of the frame probe's work, the best seen: frames stay the same all session long
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -93,7 +93,7 @@ class Server:
         except Exception as error:  # engines raise anything
             kind, message = _explain(error, loading=request.get("do") == "load")
             answer["error"] = {"kind": kind, "message": message}
-        if self._worn:
+        if present_priority() != self._priority:
             answer["worn"] = True
         return answer
 
@@ -155,53 +155,48 @@ class Server:
         ]
         runs = [self._run_of(handle, request, run_limit_s) for handle in handles]
         before = telemetry.look()
-        reports: list[Report] = []
-        try:
-            with ExitStack() as stack:
-                # The probe first, so that its work is calibrated in quiet; the cap last, for helpers inherit it.
-                probe: FrameProbe | None = None
-                pids: tuple[int, ...] = ()
-                if request.screen is not None:
-                    probe = stack.enter_context(self._probe(request.screen))
-                    pids += probe.pids
-                    self._steps_per_ms = probe.steps_per_ms
-                pids += stack.enter_context(Competitors(request.competitors, self._cores)).pids
-                stack.enter_context(capped(request.cap))
-                telemetry.reset_peak_memory()
-                warmups = [warm_up(run, request.sampling, telemetry.now_ms) for run in runs]
-                errors = [
-                    _check(handle, reference, request, f"job {place} of {len(handles)}")
-                    for place, (handle, reference) in enumerate(zip(handles, references, strict=True), 1)
-                ]
-                foreign = watch_foreign(pids, self._cores)
-                if probe is not None:
-                    probe.restart()
-                sampled = sample(runs, request.sampling, telemetry.now_ms, foreign)
-                frames = probe.read() if probe is not None and len(handles) == 1 else None
-                peak_mb = telemetry.peak_memory_mb()
-                after = telemetry.look()
-                reports = [
-                    Report(
-                        latency_ms=seen.median_ms,
-                        interval_ms=seen.interval_ms,
-                        samples_ms=seen.samples_ms,
-                        load_ms=handle.load_ms,
-                        warmup_runs=warmup,
-                        redone=seen.redone,
-                        foreign_share=seen.foreign_share,
-                        foreign_load=seen.foreign_load,
-                        timeline=seen.typical,
-                        output_error=error,
-                        peak_memory_mb=self._peak_of(handle, peak_mb),
-                        before=before,
-                        after=after,
-                        frames=frames,
-                    )
-                    for handle, seen, warmup, error in zip(handles, sampled, warmups, errors, strict=True)
-                ]
-        except Worn:
-            self._worn = True
-        return reports
+        with ExitStack() as stack:
+            # The probe first, so that its work is calibrated in quiet; the cap last, for helpers inherit it.
+            probe: FrameProbe | None = None
+            pids: tuple[int, ...] = ()
+            if request.screen is not None:
+                probe = stack.enter_context(self._probe(request.screen))
+                pids += probe.pids
+                self._steps_per_ms = probe.steps_per_ms
+            pids += stack.enter_context(Competitors(request.competitors, self._cores)).pids
+            stack.enter_context(capped(request.cap))
+            telemetry.reset_peak_memory()
+            warmups = [warm_up(run, request.sampling, telemetry.now_ms) for run in runs]
+            errors = [
+                _check(handle, reference, request, f"job {place} of {len(handles)}")
+                for place, (handle, reference) in enumerate(zip(handles, references, strict=True), 1)
+            ]
+            foreign = watch_foreign(pids, self._cores)
+            if probe is not None:
+                probe.restart()
+            sampled = sample(runs, request.sampling, telemetry.now_ms, foreign)
+            frames = probe.read() if probe is not None and len(handles) == 1 else None
+            peak_mb = telemetry.peak_memory_mb()
+            after = telemetry.look()
+            return [
+                Report(
+                    latency_ms=seen.median_ms,
+                    interval_ms=seen.interval_ms,
+                    samples_ms=seen.samples_ms,
+                    load_ms=handle.load_ms,
+                    warmup_runs=warmup,
+                    redone=seen.redone,
+                    foreign_share=seen.foreign_share,
+                    foreign_load=seen.foreign_load,
+                    timeline=seen.typical,
+                    output_error=error,
+                    peak_memory_mb=self._peak_of(handle, peak_mb),
+                    before=before,
+                    after=after,
+                    frames=frames,
+                )
+                for handle, seen, warmup, error in zip(handles, sampled, warmups, errors, strict=True)
+            ]
 
     def _probe(self, screen: protocol.Screen) -> FrameProbe:
         return FrameProbe(screen.rate_hz, screen.work_ms, screen.cores or self._cores, self._steps_per_ms)

@@ -89,7 +89,7 @@ class SshChannel(Channel):
         self._archive = archive
         self._patience_s = patience_s
         self._connected = False  # ever
-        self._known: set[str] = set()  # blobs that are there
+        self._known: set[str] = set()  # files that are there
         self._token = f"{secrets.token_hex(8)}.pid"
 
     def connect(self) -> Board:
@@ -129,7 +129,7 @@ class SshChannel(Channel):
             self._look()
         missing = [name for name in names if name not in self._known]
         if missing:
-            self._known.update(self._send([store.path(name) for name in missing], "blobs"))
+            self._send([store.path(name) for name in missing], "blobs")
 
     def _look(self) -> Board:
         """Connect if need be; what is there, checked."""
@@ -153,7 +153,7 @@ class SshChannel(Channel):
     def _name_python(self) -> str:
         return f"name one: {SshAddress(self.address.host, self.address.user, self.address.port)}?python=/path/to/python"
 
-    def _send(self, paths: Sequence[Path], folder: str) -> list[str]:
+    def _send(self, paths: Sequence[Path], folder: str) -> None:
         """Bring files into a folder there, each verified by its hash."""
 
         def feed(stream: IO[bytes]) -> None:
@@ -165,10 +165,10 @@ class SshChannel(Channel):
         except OSError as error:
             raise ChannelLost(f"{error.filename} cannot be read ({error.strerror})") from None
         answer = self._far_end("receive", folder, ANSWER_S + size / SLOWEST_BYTES_PER_S, feed)
+        self._known.update(answer["received"])
         if answer["error"] is not None:
             clean = f"`{self.address.command} rm -r {self._folder}/blobs` makes room"
             raise ChannelLost(f"{self.address} cannot keep a file ({answer['error']})", clean)
-        return [str(name) for name in answer["received"]]
 
     def _far_end(
         self, what: str, folder: str, timeout_s: float, feed: Callable[[IO[bytes]], None] | None = None

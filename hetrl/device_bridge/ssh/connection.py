@@ -56,7 +56,10 @@ class SshConnection:
         if not self.close.alive:
             return False
         check = [*self._ssh, *self._shared, "-O", "check", "--", self.address.destination]
-        return subprocess.run(check, capture_output=True, check=False).returncode == 0
+        try:
+            return subprocess.run(check, capture_output=True, check=False, timeout=CONNECT_S).returncode == 0
+        except (OSError, subprocess.TimeoutExpired):
+            return False
 
     def start(self, script: str, arguments: Sequence[str], *, alone: bool = True) -> subprocess.Popen[bytes]:
         """Start `sh -c script`, with `$1` and so on being the arguments.

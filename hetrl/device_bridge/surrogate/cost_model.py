@@ -114,7 +114,9 @@ class CostModel:
         for rank, p in enumerate(accelerators):
             self.home_of[p] = 1 + len(MEMORIES) * rank + np.arange(len(MEMORIES))
         self._homes = 1 + len(MEMORIES) * len(accelerators)
-        self.uses = np.array([[any(p.shares_cores(processors[q]) for q in o.processors) for o in options] for p in processors])
+        self.uses = np.array(
+            [[any(p.shares_cores(processors[q]) for q in o.processors) for o in options] for p in processors]
+        )
         self.side_by_side = max((link.contention.value for link in tables.engine.links), default=0.0)
         self.contention = np.array(
             [max((link.contention.value for link in self._links(o)), default=0.0) for o in options]

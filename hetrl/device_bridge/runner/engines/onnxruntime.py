@@ -54,6 +54,8 @@ class OnnxRuntime(Engine):
         return str(onnxruntime.__version__)
 
     def load(self, piece: Piece, folder: Path, inputs: Sequence[Array], outputs: Sequence[Array]) -> Session:
+        if piece.precision != "fp32":
+            raise NotImplementedError(f"ONNX Runtime is used in fp32 on CPUs, not in {piece.precision}")
         return OnnxRuntimeSession(piece, folder, inputs, outputs)
 
 

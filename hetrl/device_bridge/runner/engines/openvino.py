@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -10,14 +11,30 @@ from typing import Any
 from hetrl.device_bridge.runner.engines.base import Array, Engine, Session
 from hetrl.device_bridge.runner.job import Piece
 
-_PRECISIONS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+_PRECISIONS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}  # as OpenVINO spells them
 
 
 @cache
 def _core() -> Any:
+    """OpenVINO's core, made on all cores: those of the thread that makes it are the whole machine to it, for good."""
     import openvino
 
-    return openvino.Core()
+    pinned = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, range(os.cpu_count() or 1))
+    try:
+        core = openvino.Core()
+        core.get_property("CPU", "FULL_DEVICE_NAME")  # loads the plugin, which looks at the cores
+    finally:
+        os.sched_setaffinity(0, pinned)
+    return core
+
+
+def _precision_hint(precision: str) -> str:
+    """:raises NotImplementedError: the processor has no such arithmetic, and would silently use another."""
+    able = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if precision not in _PRECISIONS or precision.upper() not in able:
+        raise NotImplementedError(f"OpenVINO does not compute in {precision} on this CPU, but in {', '.join(able)}")
+    return _PRECISIONS[precision]
 
 
 class OpenVinoSession(Session):
@@ -30,7 +47,7 @@ class OpenVinoSession(Session):
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": "1",
             "INFERENCE_NUM_THREADS": str(len(piece.cores)),
-            "INFERENCE_PRECISION_HINT": _PRECISIONS[piece.precision],
+            "INFERENCE_PRECISION_HINT": _precision_hint(piece.precision),
             "ENABLE_CPU_PINNING": False,  # the executor pins the thread that calls
         }
         self._model = _core().compile_model(str(folder / piece.files[0]), "CPU", settings)

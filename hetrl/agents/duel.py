@@ -1,0 +1,40 @@
+"""The last word on a device whose numbers vary: the best plans and the defaults, measured in turns."""
+
+from __future__ import annotations
+
+from hetrl.agents.ledger import Ledger
+from hetrl.agents.problem import Problem
+from hetrl.agents.rows import row_of
+from hetrl.plan import Plan
+from hetrl.results import Row
+
+FINALISTS = 4  # of the plans that looked best; one lucky measurement among hundreds is likely
+
+
+def finalists(ledger: Ledger) -> list[tuple[str, Plan]]:
+    """The plans that looked best, by who proposed them, the best first."""
+    kept = sorted((t for t in ledger.trials if ledger.keeps(t)), key=ledger.cost_ms)[:FINALISTS]
+    return [(trial.by, ledger.plan(trial, None)) for trial in kept]
+
+
+def duel(problem: Problem, ledger: Ledger) -> tuple[str, Plan, list[Row]]:
+    """Who proposed the winner, the winner, and the rows: it as `learned`, then the hand policies.
+
+    Every plan is measured once, under all the names that it goes by; failures are rows as well.
+    """
+    best, named = finalists(ledger), problem.candidates
+    plans = {plan.key: plan for _, plan in [*best, *named] if not plan.stretched}
+    found = dict(zip(plans, problem.device.compare(list(plans.values()), problem.condition), strict=True))
+
+    def row(name: str, plan: Plan) -> Row:
+        return row_of(name, plan, found[plan.key], problem.graph, problem.objective)
+
+    rows = [row(name, plan) for name, plan in named if plan.key in found]
+    # A hand policy's plan is in the running as well, should none that was found be faster.
+    running = [(by, plan, row("learned", plan)) for by, plan in [*best, *named] if plan.key in found]
+    kept = [one for one in running if one[2].keeps_budgets and one[2].latency_ms is not None]
+    if not kept:
+        by, plan = best[0]
+        return by, plan, [row("learned", plan), *rows]
+    by, plan, learned = min(kept, key=lambda one: one[2].latency_ms or 0.0)
+    return by, plan, [learned, *rows]
