@@ -111,7 +111,7 @@ def test_arrays_begin_at_cache_lines() -> None:
         assert all(array.ctypes.data % 64 == 0 for side in engine.bound[0] for array in side)
 
 
-def test_one_set_of_cores_is_the_calling_thread_and_it_is_released_afterwards() -> None:
+def test_one_set_of_cores_is_the_calling_thread_which_is_pinned_only_meanwhile() -> None:
     allowed = os.sched_getaffinity(0)
     core = min(allowed)
     engine = FakeEngine()
@@ -121,8 +121,8 @@ def test_one_set_of_cores_is_the_calling_thread_and_it_is_released_afterwards() 
     )
     with running(job, engine) as executor:
         executor.run(X)
+        assert os.sched_getaffinity(0) == allowed
     assert [(thread, cores) for _, thread, cores in engine.threads] == [(threading.get_ident(), {core})] * 2
-    assert os.sched_getaffinity(0) == allowed
     assert engine.closed == 2
 
 
@@ -191,6 +191,14 @@ def test_a_piece_that_does_not_load_is_the_constructor_s_error() -> None:
         Executor(job, Path(), {"fake": engine})
     assert engine.closed == 1
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("others", [(), (0,)])
+def test_cores_that_do_not_exist_are_an_error(others: tuple[int, ...]) -> None:
+    pieces = [piece(0, [whole_x], [whole_y], cores=(1000,))]
+    pieces += [piece(1, [Port("in", "y")], [Port("out", "z")], cores=(core,), after=(0,)) for core in others]
+    with pytest.raises(OSError):
+        Executor(job_of(*pieces), Path(), {"fake": FakeEngine()})
 
 
 def test_a_capped_processor_idles_after_its_work() -> None:

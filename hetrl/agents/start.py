@@ -16,7 +16,8 @@ from hetrl.progress import Progress, Silent
 from hetrl.results import Result
 
 SAME = (
-    "model", "input_shapes", "seeded_weights", "device", "engine", "condition", "objective", "kind", "method", "settings", "seed", "seeds"
+    "model", "input_shapes", "seeded_weights", "device", "engine", "condition", "objective", "kind", "method",
+    "settings", "seed", "seeds",
 )  # fmt: skip
 
 

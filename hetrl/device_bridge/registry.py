@@ -1,7 +1,7 @@
 """From what a user types after `--device` to a device.
 
-`name` or `FILE.json` is a surrogate; `scheme:rest`, or `scheme` alone (`host`), goes to whatever is registered as `scheme` in the entry-point
-group `hetrl.devices`: a callable `(rest, graph, engine) -> Device`.
+`name` or `FILE.json` is a surrogate; `scheme:rest`, or `scheme` alone (`host`), goes to whatever is registered as
+`scheme` in the entry-point group `hetrl.devices`: a callable `(rest, graph, engine) -> Device`.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ class RunnerDevice(Device):
             return Measurement.failed(Failure.UNSUPPORTED, str(error))
 
     def _answers(self, jobs: Sequence[Job], request: Request) -> list[Measurement]:
-        """Together if they can be, so that they are interleaved; else one by one, so that one that fails fails alone."""
+        """Together if they can be, so that they are interleaved; else one by one, so that one fails alone."""
         if len(jobs) > 1 and request.screen is None:
             reports = self._client.compare(jobs, request)
             if not isinstance(reports, MeasurementError):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -63,7 +64,7 @@ class Executor:
         self._error: BaseException | None = None
         self._workers: list[_Worker] = []
         self._own: list[_Step] = []
-        self._own_cores: frozenset[int] | None = None
+        self._own_cores: tuple[int, ...] = ()
 
         def load(number: int) -> _Step:
             piece = job.pieces[number]
@@ -77,8 +78,9 @@ class Executor:
             by_place.setdefault((piece.cores, piece.device), []).append(number)
         try:
             if len(by_place) == 1:
-                self._own_cores = _pin(job.pieces[0].cores)
-                self._own = [load(number) for number in range(len(job.pieces))]
+                self._own_cores = job.pieces[0].cores
+                with _pinned(self._own_cores):
+                    self._own.extend(map(load, range(len(job.pieces))))
             else:
                 for (cores, _), numbers in by_place.items():
                     self._workers.append(_Worker(cores, numbers, load, self._run_steps))
@@ -99,7 +101,8 @@ class Executor:
         for name in self._job.inputs:
             np.copyto(self._arrays[name], inputs[name], casting="no")
         if not self._workers:
-            self._run_steps(self._own)
+            with _pinned(self._own_cores):
+                self._run_steps(self._own)
         for worker in self._workers:
             worker.begin()
         for worker in self._workers:
@@ -120,9 +123,6 @@ class Executor:
         for step in [*self._own, *(step for worker in self._workers for step in worker.steps)]:
             step.session.close()
         self._own, self._workers = [], []
-        if self._own_cores is not None:
-            os.sched_setaffinity(0, self._own_cores)
-            self._own_cores = None
 
     def _bound(self, ports: Sequence[Port]) -> tuple[list[Array], list[tuple[Array, Array]]]:
         """Arrays to bind, and what to copy into them (destination, source) where they are not the tensor itself."""
@@ -208,19 +208,16 @@ class _Worker:
         run: Callable[[Sequence[_Step]], None],
     ) -> None:
         try:
-            _pin(cores)
-            for number in numbers:
-                self.steps.append(load(number))
+            with _pinned(cores):
+                self.steps.extend(map(load, numbers))
+                self._done.release()
+                self._begin.acquire()
+                while not self._ending:
+                    run(self.steps)
+                    self._done.release()
+                    self._begin.acquire()
         except BaseException as error:
             self._failed = error
-            self._done.release()
-            return
-        self._done.release()
-        while True:
-            self._begin.acquire()
-            if self._ending:
-                return
-            run(self.steps)
             self._done.release()
 
 
@@ -253,13 +250,18 @@ def _held_lock() -> threading.Lock:
     return lock
 
 
-def _pin(cores: tuple[int, ...]) -> frozenset[int] | None:
-    """Keep the calling thread on these cores; what it was allowed before, None if nothing changes."""
+@contextmanager
+def _pinned(cores: tuple[int, ...]) -> Iterator[None]:
+    """Keep the calling thread on these cores meanwhile, and no longer: what it starts later inherits where it runs."""
     allowed = os.sched_getaffinity(0)
     if not cores or set(cores) >= allowed:
-        return None
+        yield
+        return
     os.sched_setaffinity(0, cores)
-    return frozenset(allowed)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 def _array(shape: tuple[int, ...], dtype: str) -> Array:
