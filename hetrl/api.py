@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hetrl.graph import OperatorGraph
 
 DEFAULT_BUDGET = 1000
+REAL_BUDGET = 100  # on a real device, where an evaluation takes a second or more
 DEFAULT_AGENT = "auto"
 DEFAULT_SAMPLER = "tpe"
 InputShapes = Mapping[str, tuple[int, ...]]
@@ -33,7 +34,7 @@ def tune(
     condition: str | None = None,
     agent: str = DEFAULT_AGENT,
     settings: Settings = None,
-    budget: int = DEFAULT_BUDGET,
+    budget: int | None = None,
     seed: int = 0,
     objective: Objective = Objective(),
     seeds: bool = True,
@@ -49,7 +50,7 @@ def tune(
     :param device: name, device file, or address.
     :param condition: the device's state, `cold,ui=60hz:4ms`; cold by default, without a UI on a real device.
     :param settings: settings of the agent by name, or a TOML or JSON file of them, in place of what suits the budget.
-    :param budget: distinct plans that may be measured, seeds included.
+    :param budget: distinct plans that may be measured, seeds included; by default 1,000, on real devices 100.
     :param seeds: evaluate hand policies and the exact plan first; without them, learning is judged by itself.
     :param out: folder for the run; None writes nothing.
     :param seeded_weights: seed of weights that the model lacks, should the device run it; 0 for built-in networks.
@@ -60,9 +61,10 @@ def tune(
     from hetrl.agents.start import start
     from hetrl.agents.tuner import Search
 
-    wanted = Search(agent, budget, seed, seeds, Kind.AGENT, _settings(settings))
+    wanted = Search(agent, budget or DEFAULT_BUDGET, seed, seeds, Kind.AGENT, _settings(settings))
     about = (model, device, engine, condition, objective, input_shapes, seeded_weights)
-    return start(wanted, *about, out=out, resume=resume, progress=progress)
+    real = REAL_BUDGET if budget is None else None
+    return start(wanted, *about, real_budget=real, out=out, resume=resume, progress=progress)
 
 
 def search(
@@ -73,7 +75,7 @@ def search(
     condition: str | None = None,
     sampler: str = DEFAULT_SAMPLER,
     settings: Settings = None,
-    budget: int = DEFAULT_BUDGET,
+    budget: int | None = None,
     seed: int = 0,
     objective: Objective = Objective(),
     seeds: bool = True,
@@ -91,9 +93,10 @@ def search(
     from hetrl.agents.start import start
     from hetrl.agents.tuner import Search
 
-    wanted = Search(sampler, budget, seed, seeds, Kind.SAMPLER, _settings(settings))
+    wanted = Search(sampler, budget or DEFAULT_BUDGET, seed, seeds, Kind.SAMPLER, _settings(settings))
     about = (model, device, engine, condition, objective, input_shapes, seeded_weights)
-    return start(wanted, *about, out=out, resume=resume, progress=progress)
+    real = REAL_BUDGET if budget is None else None
+    return start(wanted, *about, real_budget=real, out=out, resume=resume, progress=progress)
 
 
 def _settings(given: Settings) -> Mapping[str, Any]:

@@ -16,6 +16,7 @@ class Failure(StrEnum):
     LOST = "lost"  # the device went away
     CRASHED = "crashed"  # the runner died
     OUT_OF_MEMORY = "out_of_memory"
+    NO_SPACE = "no_space"  # the plan's files do not fit on the device's disk
     UNSUPPORTED = "unsupported"  # the device cannot run this plan
     WRONG_OUTPUT = "wrong_output"
     UNKNOWN_PLAN = "unknown_plan"  # a replay that never saw it

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from hetrl.errors import PlanError
 
@@ -21,6 +22,7 @@ SCHEMA: Literal["hetrl.plan/1"] = "hetrl.plan/1"
 DEFAULT_QUEUE_WINDOW = 16  # what MACE's documentation suggests for opencl_queue_window_size
 QUEUE_WINDOW_RANGE = (1, 1024)
 SLICE_MS_RANGE = (0.01, 1000.0)
+QUOTA_CPUS_RANGE = (0.01, 1024.0)  # Linux gives no less than 1 ms in 100
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 PROCESSOR_ID = re.compile(r"[a-z0-9_.-]+/[a-z0-9_.-]+/[a-z0-9_.-]+")
 
@@ -82,13 +84,34 @@ class Segment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class Cap(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Utilization cap: of each window of time, `processor` works at most the fraction `duty` (0 to 1)."""
+    """Utilization cap by duty cycle: after each segment `processor` idles, so that it works the fraction `duty` (0 to 1)
+    of the time."""
 
     processor: str
     duty: float
 
     def __post_init__(self) -> None:
         _make_floats(self, "duty")
+
+
+class ProcessCap(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Cap that a machine's scheduler keeps. It holds for the process that runs the plan, all of its threads together.
+
+    :param idle_priority: a core is its only while nobody else wants it (Linux's SCHED_IDLE).
+    :param quota_cpus: CPU time that it gets, in cores: 0.5 is half of one core's. None for no limit.
+    """
+
+    idle_priority: bool = False
+    quota_cpus: float | None = None
+
+    def __post_init__(self) -> None:
+        quota = self.quota_cpus
+        if quota is None and not self.idle_priority:
+            raise PlanError("process_cap", "caps nothing", "leave it away")
+        low, high = QUOTA_CPUS_RANGE
+        if quota is not None and not low <= quota <= high:
+            raise PlanError("process_cap.quota_cpus", f"{quota} is not in {low:g} to {high:g}")
+        _make_floats(self, "quota_cpus")
 
 
 class Compression(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -127,7 +150,7 @@ class Expected(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     latency_ms: float
     accuracy_drop_pct: float
     frame_drop_rate: float | None
-    peak_memory_mb: float
+    peak_memory_mb: float | None
     energy_mj: float | None
     evidence: Evidence
     bound_ms: float | None = None
@@ -158,6 +181,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     :param overlap: fusion groups start as soon as their operands and their processors are free, in the plan's order,
         so that independent branches on different processors run side by side; otherwise one after the other.
+    :param process_cap: of machines alone; not written into the file where there is none.
     :raises PlanError: naming the field that breaks one.
     """
 
@@ -168,6 +192,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     segments: tuple[Segment, ...]
     compression: Compression = Compression()
     caps: tuple[Cap, ...] = ()
+    process_cap: ProcessCap | UnsetType = UNSET
     queue_window: int | None = None
     kernel_slice_ms: float | None = None
     overlap: bool = False
@@ -211,6 +236,11 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     def processors(self) -> tuple[str, ...]:
         """Processors used, in order of first use."""
         return tuple(dict.fromkeys(p for segment in self.segments for p in segment.processors))
+
+    @property
+    def capped(self) -> bool:
+        """Whether any cap holds it back."""
+        return bool(self.caps) or self.process_cap is not UNSET
 
     @property
     def stretched(self) -> bool:

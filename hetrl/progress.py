@@ -14,6 +14,9 @@ class Progress(Protocol):
     def update(self, done: int, best_ms: float | None) -> None:
         """`done` of them are over; `best_ms` is the best plan's latency so far, inside the budgets."""
 
+    def note(self, sentence: str) -> None:
+        """Something that a user should know of now, such as a device that has become slower."""
+
     def stop(self) -> None:
         """The search is over, however it ended."""
 
@@ -24,5 +27,7 @@ class Silent:
     def start(self, total: int, label: str) -> None: ...
 
     def update(self, done: int, best_ms: float | None) -> None: ...
+
+    def note(self, sentence: str) -> None: ...
 
     def stop(self) -> None: ...

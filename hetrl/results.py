@@ -143,6 +143,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     :param gap_to_exact: (latency - bound) / bound.
     :param evaluations: distinct plans measured; `env_steps` are decisions taken while learning.
     :param interrupted: stopped early by the user; the plan is the best so far.
+    :param notes: what to know of how measuring went, such as a device that became slower; a sentence each.
     """
 
     run: str | None
@@ -169,3 +170,4 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     evidence: Evidence
     rows: tuple[Row, ...]
     interrupted: bool = False
+    notes: tuple[str, ...] = ()

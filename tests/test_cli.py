@@ -128,6 +128,7 @@ def shell(*args: str, cwd: Path, **options: Any) -> subprocess.CompletedProcess[
 def test_train_hands_every_option_on(api: Api) -> None:
     words = "--engine mace --condition cold,ui=90hz:3ms --agent dqn --budget 7 --seed 3 --max-accuracy-drop 1.5"
     words += " --max-frame-drop 5 --no-seeds --out there --input-shape in:0:1x3x8x8 --input-shape b:4 --quiet"
+    words += " --max-output-error 1e-2 --seeded-weights 4"
     assert run(["train", *ON_D1, *words.split()]) == 0
     [(name, args, kwargs)] = api.calls
     assert (name, args) == ("tune", ("vgg16", "d1"))
@@ -138,9 +139,10 @@ def test_train_hands_every_option_on(api: Api) -> None:
         "agent": "dqn",
         "budget": 7,
         "seed": 3,
-        "objective": Objective(max_accuracy_drop_pct=1.5, max_frame_drop_rate=0.05),
+        "objective": Objective(max_accuracy_drop_pct=1.5, max_frame_drop_rate=0.05, max_output_error=1e-2),
         "seeds": False,
         "input_shapes": {"in:0": (1, 3, 8, 8), "b": (4,)},
+        "seeded_weights": 4,
         "out": Path("there"),
         "resume": None,
     }
@@ -419,11 +421,11 @@ def test_help(capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
 
 
 def test_help_names_the_library_s_defaults(capsys: pytest.CaptureFixture[str]) -> None:
-    from hetrl.api import DEFAULT_AGENT, DEFAULT_BUDGET
+    from hetrl.api import DEFAULT_AGENT, DEFAULT_BUDGET, REAL_BUDGET
 
     assert run(["train", "--help"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert f"Plans to measure at most ({DEFAULT_BUDGET})." in shown
+    assert f"Plans to measure at most ({DEFAULT_BUDGET}; {REAL_BUDGET} on real devices)." in shown
     assert f"[default: {DEFAULT_AGENT}]" in shown
 
 

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from hetrl.agents.exact import exact
 from hetrl.agents.policies import find_policy, policy_catalog
-from hetrl.agents.policies.base import RUNTIMES
 from hetrl.agents.policies.tflite_rule import delegated, partitions
 from hetrl.device_bridge.spec import DeviceSpec, Engine, load_spec
 from hetrl.device_bridge.surrogate.device import SurrogateDevice
@@ -27,7 +26,8 @@ from hetrl.zoo.resolve import resolve_model
 from tests.surrogate_help import COLD, D1, chain_graph, graph_of, latency_ms, measured, segments_by_group
 
 D3 = load_spec("d3")
-FAMILIES = {*RUNTIMES, "codl", "mulayer"}
+PHONE_RUNTIMES = ("mace", "tflite", "ncnn")
+FAMILIES = {*PHONE_RUNTIMES, "codl", "mulayer"}
 CPU, GPU, DSP = "cpu/tflite/fp32", "gpu/tflite/fp16", "dsp/tflite/int8"
 
 
@@ -141,7 +141,7 @@ def test_ncnn_falls_back_layer_by_layer() -> None:
 
 
 @pytest.mark.parametrize("name", [f"d{i}" for i in range(1, 9)])
-@pytest.mark.parametrize("engine", RUNTIMES)
+@pytest.mark.parametrize("engine", PHONE_RUNTIMES)
 def test_each_runtimes_own_policies_apply_to_it_alone(name: str, engine: str) -> None:
     device = SurrogateDevice(load_spec(name), chain_graph(3), engine)
     known = [policy for policy in policy_catalog() if policy.family in FAMILIES]

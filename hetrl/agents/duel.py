@@ -11,18 +11,22 @@ from hetrl.results import Row
 FINALISTS = 4  # of the plans that looked best; one lucky measurement among hundreds is likely
 
 
-def finalists(ledger: Ledger) -> list[tuple[str, Plan]]:
+def finalists(ledger: Ledger, count: int = FINALISTS) -> list[tuple[str, Plan]]:
     """The plans that looked best, by who proposed them, the best first."""
-    kept = sorted((t for t in ledger.trials if ledger.keeps(t)), key=ledger.cost_ms)[:FINALISTS]
+    kept = sorted((t for t in ledger.trials if ledger.keeps(t)), key=ledger.cost_ms)[:count]
     return [(trial.by, ledger.plan(trial, None)) for trial in kept]
 
 
-def duel(problem: Problem, ledger: Ledger) -> tuple[str, Plan, list[Row]]:
+def duel(problem: Problem, ledger: Ledger, *, short: bool = False) -> tuple[str, Plan, list[Row]]:
     """Who proposed the winner, the winner, and the rows: it as `learned`, then the hand policies.
 
     Every plan is measured once, under all the names that it goes by; failures are rows as well.
+
+    :param short: somebody waits for the end: only the best plan against the hand policy that looked best.
     """
-    best, named = finalists(ledger), problem.candidates
+    best, named = (
+        (finalists(ledger, 1), _best_known(problem, ledger)) if short else (finalists(ledger), problem.candidates)
+    )
     plans = {plan.key: plan for _, plan in [*best, *named] if not plan.stretched}
     found = dict(zip(plans, problem.device.compare(list(plans.values()), problem.condition), strict=True))
 
@@ -38,3 +42,10 @@ def duel(problem: Problem, ledger: Ledger) -> tuple[str, Plan, list[Row]]:
         return by, plan, [row("learned", plan), *rows]
     by, plan, learned = min(kept, key=lambda one: one[2].latency_ms or 0.0)
     return by, plan, [learned, *rows]
+
+
+def _best_known(problem: Problem, ledger: Ledger) -> list[tuple[str, Plan]]:
+    """Of the hand policies that were measured the one that looked best, under all of its names."""
+    known = [(name, plan, trial) for name, plan in problem.hand_plans() if (trial := ledger.known(plan)) is not None]
+    kept = [(ledger.cost_ms(trial), trial.key) for _, _, trial in known if ledger.keeps(trial)]
+    return [(name, plan) for name, plan, trial in known if kept and trial.key == min(kept)[1]]

@@ -36,6 +36,7 @@ class Ledger:
     :param log: where evaluations are written; None keeps them in memory alone.
     :param known: trials of an earlier part of the same run: their plans are not measured again, and count.
     :param update: called after every batch of new evaluations.
+    :param watch: called with the number of evaluations after each plan that was really measured.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Ledger:
         log: TrialLog | None = None,
         known: Sequence[Trial] = (),
         update: Callable[[int, float | None], None] | None = None,
+        watch: Callable[[int], None] | None = None,
     ) -> None:
         self.space = space
         self.device = device
@@ -60,6 +62,7 @@ class Ledger:
         self.reference_ms = np.inf
         self._log = log
         self._update = update
+        self._watch = watch
         self._known: dict[str, Trial] = {}
         self._replayed = {trial.key: trial for trial in known}
 
@@ -72,6 +75,11 @@ class Ledger:
     def exhausted(self) -> bool:
         """Whether no further plan may be measured."""
         return self.evaluations >= self.budget
+
+    def known(self, plan: Plan) -> Trial | None:
+        """The evaluation of a plan, None if there was none."""
+        taken = self.space.encode(plan)
+        return self._known.get(plan.key if taken is None else column_key(taken))
 
     def measure(self, plan: Plan, by: str) -> Trial:
         """Evaluate one plan that need not be in the space."""
@@ -175,6 +183,8 @@ class Ledger:
             self._log.append(trial)
         if self.keeps(trial) and (self.best is None or self.cost_ms(trial) < self.best.cost_ms):
             self.best = Best(self.cost_ms(trial), trial)
+        if new and self._watch is not None:
+            self._watch(self.evaluations)
 
     def _tell(self) -> None:
         if self._update is not None:

@@ -80,10 +80,13 @@ def expected_of(row: Row, condition: Condition, bound_ms: float | None) -> Expec
 
     :param bound_ms: the proven bound on every allowed plan's latency, None where none is known.
     """
-    assert row.latency_ms is not None and row.peak_memory_mb is not None  # only a plan that worked is promised
+    assert row.latency_ms is not None  # only a plan that worked is promised
 
     def digits(value: float) -> float:
         return float(f"{value:.6g}")
+
+    def known(value: float | None) -> float | None:
+        return None if value is None else digits(value)
 
     gap = bounded(row, bound_ms).gap_to_exact
     if gap is None or bound_ms is None:
@@ -96,9 +99,9 @@ def expected_of(row: Row, condition: Condition, bound_ms: float | None) -> Expec
         condition=str(condition),
         latency_ms=digits(row.latency_ms),
         accuracy_drop_pct=row.accuracy_drop_pct,
-        frame_drop_rate=None if row.frame_drop_rate is None else digits(row.frame_drop_rate),
-        peak_memory_mb=digits(row.peak_memory_mb),
-        energy_mj=None if row.energy_mj is None else digits(row.energy_mj),
+        frame_drop_rate=known(row.frame_drop_rate),
+        peak_memory_mb=known(row.peak_memory_mb),
+        energy_mj=known(row.energy_mj),
         evidence=row.evidence,
-        bound_ms=None if bound_ms is None else digits(bound_ms),
+        bound_ms=known(bound_ms),
     )

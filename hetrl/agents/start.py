@@ -31,11 +31,15 @@ def start(  # noqa: PLR0913
     input_shapes: Mapping[str, tuple[int, ...]] | None,
     seeded_weights: int | None,
     *,
+    real_budget: int | None,
     out: str | Path | None,
     resume: str | Path | None,
     progress: Progress | None,
 ) -> Result:
-    """Search, in a folder if one is given; the arguments are those of `hetrl.tune`."""
+    """Search, in a folder if one is given; the arguments are those of `hetrl.tune`.
+
+    :param real_budget: the budget on a real device, if nobody named one.
+    """
     if out is not None and resume is not None:
         raise UsageError("a run is either new (out) or resumed", "give one of --out and --resume")
     problem = Problem.of(
@@ -47,6 +51,8 @@ def start(  # noqa: PLR0913
         input_shapes=input_shapes,
         seeded_weights=seeded_weights,
     )
+    if real_budget is not None and not problem.device.describe().deterministic:
+        search = replace(search, budget=real_budget)
     folder = earlier = None
     if resume is not None:
         folder = RunFolder.open(Path(resume))

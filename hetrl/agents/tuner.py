@@ -6,17 +6,19 @@ Nothing measured is ever lost, and nothing is measured twice.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import msgspec
 
 import hetrl
+from hetrl.agents.anchor import Anchor
 from hetrl.agents.base import AgentRun, Kind
 from hetrl.agents.comparison import comparison_rows
 from hetrl.agents.curve import curve_of, write_tensorboard
 from hetrl.agents.duel import duel
 from hetrl.agents.infeasible import Tried, infeasible
-from hetrl.agents.ledger import Ledger, is_sound
+from hetrl.agents.ledger import Ledger, column_key, is_sound
 from hetrl.agents.problem import Problem
 from hetrl.agents.rows import expected_of, measured_row
 from hetrl.agents.run_folder import Config, RunFolder
@@ -81,6 +83,7 @@ def run_search(
             known = _earlier(problem, folder, search.budget)
         log = TrialLog(folder.trials, problem.header(), append=resumed)
         folder.write_config(config)
+    anchor = None if problem.device.describe().deterministic else _anchor(problem, known, progress)
     ledger = Ledger(
         problem.space,
         problem.device,
@@ -90,14 +93,19 @@ def run_search(
         log=log,
         known=known,
         update=progress.update,
+        watch=anchor.after if anchor else None,
     )
     run = AgentRun(search.method, ledger, search.seed, folder.path if folder else None)
     interrupted = False
     progress.start(search.budget, f"{problem.graph.name} on {problem.planner.spec.id}")
     try:
         _evaluate_seeds(problem, search, ledger)
+        if anchor is not None and known:
+            anchor.look(len(known))
         if not ledger.exhausted:
             method.propose(run, settings)
+        if anchor is not None:
+            anchor.look(ledger.evaluations)
     except KeyboardInterrupt:
         interrupted = True
     finally:
@@ -106,7 +114,8 @@ def run_search(
             log.close()
     if interrupted and ledger.best is None:
         raise KeyboardInterrupt  # nothing to show yet; what was measured is in trials.jsonl
-    result = _result(problem, search, run, begin, folder, interrupted)
+    notes = anchor.notes if anchor else ()
+    result = _result(problem, search, run, begin, folder, interrupted, notes)
     if folder is not None:
         curve = curve_of(ledger)
         folder.write_result(result, curve)
@@ -114,6 +123,15 @@ def run_search(
         if run.save_weights is not None:
             run.save_weights(folder.weights)
     return result
+
+
+def _anchor(problem: Problem, known: Sequence[Trial], progress: Progress) -> Anchor:
+    """A run that goes on is held against the device as it was when it began."""
+    reference = problem.cpu_plan()
+    taken = problem.space.encode(reference)
+    key = reference.key if taken is None else column_key(taken)
+    first_ms = next((t.latency_ms for t in known if t.key == key and t.latency_ms), problem.reference_ms)
+    return Anchor(problem, first_ms, progress.note)
 
 
 def _earlier(problem: Problem, folder: RunFolder, budget: int) -> list[Trial]:
@@ -143,7 +161,13 @@ def _evaluate_seeds(problem: Problem, search: Search, ledger: Ledger) -> None:
 
 
 def _result(
-    problem: Problem, search: Search, run: AgentRun, begin: float, folder: RunFolder | None, interrupted: bool
+    problem: Problem,
+    search: Search,
+    run: AgentRun,
+    begin: float,
+    folder: RunFolder | None,
+    interrupted: bool,
+    notes: Sequence[str],
 ) -> Result:
     best = run.ledger.best
     if best is None:
@@ -153,7 +177,7 @@ def _result(
         learned = measured_row("learned", plan, problem.device, problem.condition, problem.objective)
         rows = [learned, *comparison_rows(problem)]
     else:
-        by, plan, rows = duel(problem, run.ledger)
+        by, plan, rows = duel(problem, run.ledger, short=interrupted)
         learned = rows[0]
     if learned.latency_ms is None:
         raise DeviceFailed(f"the best plan no longer runs: {learned.error}", "measure it again with --resume")
@@ -187,6 +211,7 @@ def _result(
         evidence=learned.evidence,
         rows=tuple(rows),
         interrupted=interrupted,
+        notes=(*notes, *problem.device.notes),
     )
 
 

@@ -60,20 +60,23 @@ def calibrated(header: RecordingHeader, records: Sequence[Recorded], graph: Oper
     rows: dict[str, list[Row]] = {p.id: [] for p in engine.processors}
     shared: list[Shared] = []
     for record in records:
-        if record.condition not in CONDITIONS or record.plan.caps or record.plan.overlap or not record.measurement.ok:
+        plan = record.plan
+        if record.condition not in CONDITIONS or plan.capped or plan.overlap or not record.measurement.ok:
             continue
-        members = check_plan(record.plan, graph)
+        members = check_plan(plan, graph)
         timeline = record.measurement.segments
         if len(timeline) != len(members):
             continue
-        for segment, groups, timing in zip(record.plan.segments, members, timeline, strict=True):
+        for segment, groups, timing in zip(plan.segments, members, timeline, strict=True):
             ms = _length_ms(timing)
             if len(segment.parts) == 1:
                 rows[segment.processors[0]].append(Row(groups, ms))
             else:
                 shared.append(Shared(segment, groups, ms))
     if not any(rows.values()):
-        raise UsageError("the recording has no timelines of a machine at rest", "record one: hetrl profile --device ...")
+        raise UsageError(
+            "the recording has no timelines of a machine at rest", "record one: hetrl profile --device ..."
+        )
     surrogate = SurrogateDevice(header.spec, graph, header.engine)
     fits = {p.id: _fit(p, number, rows[p.id], surrogate) for number, p in enumerate(engine.processors) if rows[p.id]}
     engine = _with_rates(engine, fits, graph)
@@ -156,7 +159,8 @@ def _with_rates(engine: Engine, fits: Mapping[str, _Fit], graph: OperatorGraph) 
             return processor
         note = f"{fit.segments} segments of {graph.name}, by hetrl calibrate"
         return replace(
-            processor, cost=RooflineCost(**{n: Quantity(_digits(v), Source.FITTED, note) for n, v in fit.values.items()})
+            processor,
+            cost=RooflineCost(**{n: Quantity(_digits(v), Source.FITTED, note) for n, v in fit.values.items()}),
         )
 
     def link(one: Link) -> Link:

@@ -63,7 +63,9 @@ def compare(  # noqa: PLR0913, PLR0917 (typer reads the options from the paramet
     seed: options.Seed = 0,
     max_accuracy_drop: options.MaxAccuracyDrop = 0.0,
     max_frame_drop: options.MaxFrameDrop = None,
+    max_output_error: options.MaxOutputError = None,
     input_shape: options.InputShapes = None,
+    seeded_weights: options.SeededWeights = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -73,7 +75,7 @@ def compare(  # noqa: PLR0913, PLR0917 (typer reads the options from the paramet
     """
     options.check_condition(condition)
     options.check_numbers(budget, seed)
-    objective = options.objective(max_accuracy_drop, max_frame_drop)
+    objective = options.objective(max_accuracy_drop, max_frame_drop, max_output_error)
     shapes = options.input_shapes(input_shape)
     if budget is not None and not train:
         raise UsageError("--budget is for learning", "add --train")
@@ -85,7 +87,7 @@ def compare(  # noqa: PLR0913, PLR0917 (typer reads the options from the paramet
     if every:
         single = {
             "--device": device, "--model": model, "--plan": plan, "--explain": explain, "--against": against,
-            "--input-shape": input_shape,
+            "--input-shape": input_shape, "--seeded-weights": seeded_weights,
         }  # fmt: skip
         _refuse(single, "is for one device and model", "leave it or --all away (--devices and --models choose)")
         asked["condition"] = condition or "cold"
@@ -104,6 +106,7 @@ def compare(  # noqa: PLR0913, PLR0917 (typer reads the options from the paramet
         device,
         plans=plan or (),
         input_shapes=shapes,
+        seeded_weights=seeded_weights,
         explain=explain,
         against=against,
         progress=progress(quiet or not train),

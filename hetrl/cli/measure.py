@@ -17,7 +17,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
 @app.command()
-def measure(
+def measure(  # noqa: PLR0913, PLR0917 (typer reads the options from the parameters)
     device: options.Device,
     model: options.Model,
     policy: Annotated[str | None, typer.Option("--policy", metavar="NAME", help="A hand policy to measure.")] = None,
@@ -25,6 +25,8 @@ def measure(
     engine: options.Engine = None,
     condition: options.Conditions = None,
     input_shape: options.InputShapes = None,
+    max_output_error: options.MaxOutputError = None,
+    seeded_weights: options.SeededWeights = None,
     json: options.Json = False,
 ) -> None:
     """Measure one plan: of a file, or of a hand policy."""
@@ -35,7 +37,17 @@ def measure(
 
     from hetrl.api import measure as measure_plan
 
-    row = measure_plan(model, device, policy=policy, plan=plan, engine=engine, condition=condition, input_shapes=shapes)
+    row = measure_plan(
+        model,
+        device,
+        policy=policy,
+        plan=plan,
+        engine=engine,
+        condition=condition,
+        objective=options.objective(0.0, None, max_output_error),
+        input_shapes=shapes,
+        seeded_weights=seeded_weights,
+    )
     if row.error is not None:
         raise no_numbers(row.error)
     if json:

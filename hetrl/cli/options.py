@@ -41,7 +41,9 @@ Config = Annotated[
 NoSeeds = Annotated[bool, typer.Option("--no-seeds", help="Start from no hand policy and no exact plan.")]
 Resume = Annotated[Path | None, typer.Option("--resume", metavar="RUN", help="Continue the run in this folder.")]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder for the run (runs/MODEL-DEVICE).")]
-Budget = Annotated[int | None, typer.Option("--budget", metavar="N", help="Plans to measure at most (1000).")]
+Budget = Annotated[
+    int | None, typer.Option("--budget", metavar="N", help="Plans to measure at most (1000; 100 on real devices).")
+]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Same seed, same plan.")]
 MaxAccuracyDrop = Annotated[
     float,

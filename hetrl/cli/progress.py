@@ -58,6 +58,9 @@ class Bar:
         if self._task is not None:
             self._bar.update(self._task, completed=done, best=_milliseconds(best_ms))
 
+    def note(self, sentence: str) -> None:
+        self._bar.console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+
     def stop(self) -> None:
         self._bar.stop()
 
@@ -82,6 +85,9 @@ class Lines:
         self._done, self._best_ms = done, best_ms
         if 10 * done // self._total > 10 * self._said // self._total:
             self._tell()
+
+    def note(self, sentence: str) -> None:
+        self._say(sentence)
 
     def stop(self) -> None:
         if self._done > self._said:

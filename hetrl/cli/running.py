@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 JSON_KEYS = (
     "run", "plan", "latency_ms", "best_hand", "exact_ms", "bound_ms", "gap_to_exact", "accuracy_drop_pct",
     "frame_drop_rate", "peak_memory_mb", "energy_mj", "evaluations", "env_steps", "wall_s", "evidence", "device",
-    "model", "engine", "condition", "agent", "seed",
+    "model", "engine", "condition", "agent", "seed", "notes",
 )  # fmt: skip
 
 
@@ -126,6 +126,8 @@ def _repeated(asked: Asked) -> dict[str, str]:
         "--engine": asked.engine,
         "--condition": asked.condition,
         "--max-accuracy-drop": f"{asked.max_accuracy_drop:g}" if asked.max_accuracy_drop else None,
+        "--max-output-error": None if asked.max_output_error is None else f"{asked.max_output_error:g}",
+        "--seeded-weights": None if asked.seeded_weights is None else str(asked.seeded_weights),
         "--max-frame-drop": None if asked.max_frame_drop is None else f"{asked.max_frame_drop:g}",
     }
     return {option: value for option, value in about.items() if value}

@@ -24,6 +24,10 @@ class ChannelLost(Exception):
         self.hint = hint
 
 
+class NoSpace(ChannelLost):
+    """The other end is there, but its disk is full."""
+
+
 class Channel(ABC):
     """Starts a runner at the other end, and brings files there. All calls may raise `ChannelLost`."""
 

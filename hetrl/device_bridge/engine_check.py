@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec import UNSET
+
 from hetrl.device_bridge.spec import Engine
 from hetrl.errors import PlanError
 from hetrl.plan import Axis, Plan
@@ -30,3 +32,5 @@ def check_engine(plan: Plan, engine: Engine, device: str) -> None:
     for index, cap in enumerate(plan.caps):
         if cap.processor not in known:
             raise PlanError(f"caps[{index}].processor", f"{device} has no processor {cap.processor!r}")
+    if plan.process_cap is not UNSET and not engine.on_machine:
+        raise PlanError("process_cap", f"{device} has duty cycles alone", "use caps")

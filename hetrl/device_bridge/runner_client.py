@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from hetrl.device_bridge.blobs import BlobStore
-from hetrl.device_bridge.channel import Channel, ChannelLost
+from hetrl.device_bridge.channel import Channel, ChannelLost, NoSpace
 from hetrl.device_bridge.runner.job import Job, job_to_json
 from hetrl.device_bridge.runner.protocol import Hello, Loaded, Report, Reports, Request
 from hetrl.device_bridge.runner_process import Died, Malformed, RunnerProcess, Silent
@@ -145,6 +145,8 @@ class RunnerClient:
         for attempt in range(self._limits.retries + 1):
             try:
                 return self._once(action)
+            except NoSpace as full:  # trying again makes no room; the runner, and all that it has loaded, is well
+                return MeasurementError(Failure.NO_SPACE, str(full))
             except (ChannelLost, _Lost) as lost:
                 self._kill()
                 reason = str(lost)

@@ -165,6 +165,11 @@ class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         return tuple(sorted({p.engine for p in self.processors}))
 
     @property
+    def on_machine(self) -> bool:
+        """Whether it is of a machine on which hetrl itself chooses the cores, and not of a phone."""
+        return any(p.cores for p in self.processors)
+
+    @property
     def host(self) -> int:
         """Number of the processor whose memory all others reach: the CPU that the links name."""
         ids = [p.id for p in self.processors]

@@ -163,7 +163,7 @@ def result_lines(result: Result) -> list[str]:
         f"effort     {result.evaluations} evaluations, {result.env_steps} decisions while learning, "
         f"{result.wall_s:.1f} s{', interrupted: best so far' if result.interrupted else ''}"
     )
-    return lines
+    return lines + [f"note       {note}" for note in result.notes]
 
 
 def plan_words(plan: Plan) -> str:
@@ -181,6 +181,10 @@ def plan_words(plan: Plan) -> str:
 def globals_words(plan: Plan) -> list[str]:
     """A plan's global decisions, those that it takes."""
     words = [f"{cap.processor} busy at most {percent(cap.duty)} of the time" for cap in plan.caps]
+    if plan.process_cap:
+        words += ["idle priority"] if plan.process_cap.idle_priority else []
+        quota = plan.process_cap.quota_cpus
+        words += [] if quota is None else [f"CPU time of {quota:g} cores"]
     if plan.queue_window is not None:
         words.append(f"queue window {plan.queue_window}")
     if plan.kernel_slice_ms is not None:

@@ -38,7 +38,7 @@ def whole_model_plans(device: Device) -> list[Plan]:
         Plan(
             model=model_ref(graph),
             device=device.spec.id,
-            engines=(device.engine_name,),
+            engines=engine.engines,
             segments=(Segment(nodes=nodes, parts=(Part(p.id),), memory=p.memory[0] if p.memory else None),),
             made_by=MadeBy(method="conformance"),
         )

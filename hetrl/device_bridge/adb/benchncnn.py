@@ -92,6 +92,8 @@ class Benchncnn:
             return self._run(model)
         except TimedOut as error:
             return MeasurementError(Failure.TIMEOUT, str(error))
+        except NoSpace as error:
+            return MeasurementError(Failure.NO_SPACE, str(error))
         except ChannelLost as error:
             return MeasurementError(Failure.LOST, str(error))
 

@@ -99,7 +99,7 @@ class AdbDevice(Device):
         shaped = (condition.competitors, condition.cache_hit, condition.suspended) != (0, None, None)
         if condition.state not in STATES or shaped:
             return f"a phone cannot be put into the condition {condition}; measure under {STATES[0]}"
-        if plan.caps or plan.queue_window is not None or plan.kernel_slice_ms is not None:
+        if plan.capped or plan.queue_window is not None or plan.kernel_slice_ms is not None:
             return "benchncnn has no caps, queue windows or kernel slices"
         if plan.overlap:
             return "benchncnn runs layers one after the other"

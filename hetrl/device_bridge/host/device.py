@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -97,6 +98,10 @@ class RunnerDevice(Device):
             return self._loaded.partitioner.job(plan, self._targets)
         except (PlanError, Unconvertible) as error:  # fits the model, but cannot be run
             return Measurement.failed(Failure.UNSUPPORTED, str(error))
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            return Measurement.failed(Failure.NO_SPACE, f"the plan's files do not fit on this disk ({error.strerror})")
 
     def _answers(self, jobs: Sequence[Job], request: Request) -> list[Measurement]:
         """Together if they can be, so that they are interleaved; else one by one, so that one fails alone."""

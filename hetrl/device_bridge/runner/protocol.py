@@ -108,7 +108,7 @@ class Report:
     :param interval_ms: its confidence interval, None for too few samples.
     :param redone: samples that foreign load spoiled and that were taken again.
     :param foreign_load: kept samples had more foreign load than asked for, `foreign_share` of the cores.
-    :param timeline: of the run nearest to the median.
+    :param timeline: of the run at the median, the faster one of two.
     :param output_error: largest difference over largest value, None without a reference.
     :param peak_memory_mb: of the runner while it loaded and ran this job, less what other loaded jobs hold.
     :param frames: of a measurement beside a screen; a comparison cannot tell whose frames they are.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import secrets
 import subprocess
@@ -15,7 +16,7 @@ from typing import IO, Any, TypeVar
 import msgspec
 
 from hetrl.device_bridge.blobs import BlobStore
-from hetrl.device_bridge.channel import Channel, ChannelLost
+from hetrl.device_bridge.channel import Channel, ChannelLost, NoSpace
 from hetrl.device_bridge.remote_names import checked_name, last_line
 from hetrl.device_bridge.runner_archive import build_runner_archive
 from hetrl.device_bridge.ssh import far_end
@@ -168,7 +169,9 @@ class SshChannel(Channel):
         self._known.update(answer["received"])
         if answer["error"] is not None:
             clean = f"`{self.address.command} rm -r {self._folder}/blobs` makes room"
-            raise ChannelLost(f"{self.address} cannot keep a file ({answer['error']})", clean)
+            full = any(f"[Errno {number}]" in answer["error"] for number in (errno.ENOSPC, errno.EDQUOT))
+            kind = NoSpace if full else ChannelLost
+            raise kind(f"{self.address} cannot keep a file ({answer['error']})", clean)
 
     def _far_end(
         self, what: str, folder: str, timeout_s: float, feed: Callable[[IO[bytes]], None] | None = None
