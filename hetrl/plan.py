@@ -84,8 +84,7 @@ class Segment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class Cap(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Utilization cap by duty cycle: after each segment `processor` idles, so that it works the fraction `duty` (0 to 1)
-    of the time."""
+    """Utilization cap by duty cycle: `processor` idles after each segment, to work at most the fraction `duty` (0 to 1)."""
 
     processor: str
     duty: float

@@ -36,7 +36,7 @@ class Ledger:
     :param log: where evaluations are written; None keeps them in memory alone.
     :param known: trials of an earlier part of the same run: their plans are not measured again, and count.
     :param update: called after every batch of new evaluations.
-    :param watch: called with the number of evaluations after each plan that was really measured.
+    :ivar watch: called with the number of evaluations after each that is no earlier part's, if anybody watches.
     """
 
     def __init__(
@@ -50,7 +50,6 @@ class Ledger:
         log: TrialLog | None = None,
         known: Sequence[Trial] = (),
         update: Callable[[int, float | None], None] | None = None,
-        watch: Callable[[int], None] | None = None,
     ) -> None:
         self.space = space
         self.device = device
@@ -60,9 +59,9 @@ class Ledger:
         self.trials: list[Trial] = []
         self.best: Best | None = None
         self.reference_ms = np.inf
+        self.watch: Callable[[int], None] | None = None
         self._log = log
         self._update = update
-        self._watch = watch
         self._known: dict[str, Trial] = {}
         self._replayed = {trial.key: trial for trial in known}
 
@@ -183,8 +182,8 @@ class Ledger:
             self._log.append(trial)
         if self.keeps(trial) and (self.best is None or self.cost_ms(trial) < self.best.cost_ms):
             self.best = Best(self.cost_ms(trial), trial)
-        if new and self._watch is not None:
-            self._watch(self.evaluations)
+        if new and self.watch is not None:
+            self.watch(self.evaluations)
 
     def _tell(self) -> None:
         if self._update is not None:

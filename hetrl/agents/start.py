@@ -51,38 +51,39 @@ def start(  # noqa: PLR0913
         input_shapes=input_shapes,
         seeded_weights=seeded_weights,
     )
-    if real_budget is not None and not problem.device.describe().deterministic:
-        search = replace(search, budget=real_budget)
-    folder = earlier = None
-    if resume is not None:
-        folder = RunFolder.open(Path(resume))
-        earlier = folder.read_config()
-        if (earlier.kind, earlier.method) == (search.kind, search.method):
-            # What suits a budget must not change with it: the run would propose other plans than it did.
-            search = replace(search, settings=earlier.settings | dict(search.settings))
-    search = search.resolved()
-    config = Config(
-        model=model,
-        input_shapes=dict(input_shapes or {}),
-        seeded_weights=seeded_weights,
-        device=device,
-        engine=problem.planner.engine_name,
-        condition=str(problem.condition),
-        objective=objective,
-        kind=search.kind,
-        method=search.method,
-        settings=dict(search.settings),
-        budget=search.budget,
-        seed=search.seed,
-        seeds=search.seeds,
-        hetrl=hetrl.__version__,
-    )
-    problem.reference_ms  # noqa: B018 - whatever cannot be tuned fails before a folder is made
-    if folder is not None and earlier is not None:
-        _check_same(earlier, config, folder.path)
-    elif out is not None:
-        folder = RunFolder.create(Path(out))
-    return run_search(problem, search, folder, config, progress or Silent())
+    with problem.device:  # which may hold a process or a connection
+        if real_budget is not None and not problem.device.describe().deterministic:
+            search = replace(search, budget=real_budget)
+        folder = earlier = None
+        if resume is not None:
+            folder = RunFolder.open(Path(resume))
+            earlier = folder.read_config()
+            if (earlier.kind, earlier.method) == (search.kind, search.method):
+                # What suits a budget must not change with it: the run would propose other plans than it did.
+                search = replace(search, settings=earlier.settings | dict(search.settings))
+        search = search.resolved()
+        config = Config(
+            model=model,
+            input_shapes=dict(input_shapes or {}),
+            seeded_weights=seeded_weights,
+            device=device,
+            engine=problem.planner.engine_name,
+            condition=str(problem.condition),
+            objective=objective,
+            kind=search.kind,
+            method=search.method,
+            settings=dict(search.settings),
+            budget=search.budget,
+            seed=search.seed,
+            seeds=search.seeds,
+            hetrl=hetrl.__version__,
+        )
+        problem.reference_ms  # noqa: B018 - whatever cannot be tuned fails before a folder is made
+        if folder is not None and earlier is not None:
+            _check_same(earlier, config, folder.path)
+        elif out is not None:
+            folder = RunFolder.create(Path(out))
+        return run_search(problem, search, folder, config, progress or Silent())
 
 
 def _check_same(earlier: Config, now: Config, path: Path) -> None:

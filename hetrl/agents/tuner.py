@@ -93,8 +93,9 @@ def run_search(
         log=log,
         known=known,
         update=progress.update,
-        watch=anchor.after if anchor else None,
     )
+    if anchor is not None:
+        ledger.watch = anchor.after
     run = AgentRun(search.method, ledger, search.seed, folder.path if folder else None)
     interrupted = False
     progress.start(search.budget, f"{problem.graph.name} on {problem.planner.spec.id}")

@@ -7,8 +7,10 @@ Importing this package registers two ids, and imports neither torch nor what the
 
     gym.make("hetrl.envs:Hetrl/Partition-v0", device="d1", model="vgg16")
     gym.make_vec("hetrl.envs:Hetrl/Partition-v0", num_envs=64, device="d1", model="vgg16")
+    gym.make("hetrl.envs:Hetrl/Partition-v0", device="host", model="resnet18")
 
-Either id takes any device; the id only says what may be expected of its answers. See `partition.PartitionEnv`.
+Either id takes any device: on a real one the environment's `spec` says that it is nondeterministic, whatever the id
+says. See `partition.PartitionEnv`.
 """
 
 from gymnasium import register

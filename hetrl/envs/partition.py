@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import InvalidAction, ResetNeeded
 
 from hetrl.envs.core import Bools, Finished, Floats
@@ -42,36 +44,51 @@ class PartitionEnv(gym.Env[Floats, np.int64]):
     (length,); `segment_ms`, float (fusion groups,), how long each segment took, at its last group; `plan`, the plan's
     canonical JSON; and `error` where the measurement failed.
 
-    Nothing here is random: a seed changes the action space's samples alone.
+    Nothing here is random: a seed changes the action space's samples alone. A real device never says quite the same
+    twice, though, and `spec.nondeterministic` says so, whatever the id.
 
     :param device: name, device file or address.
     :param model: zoo name, or path of an ONNX file.
     :param engine: one of the device's engine sets; None for its default.
-    :param condition: state of the device, `cold,ui=60hz:4ms`.
+    :param condition: state of the device, `cold,ui=60hz:4ms`; None for cold, without a UI on a real device.
     :param max_accuracy_drop_pct: budget in percentage points; it also bounds the pruning ratios on offer.
     :param max_frame_drop_rate: budget, 0 to 1; None for no limit.
+    :param max_output_error: of plans on a real device (largest difference over largest value); None for its own limit.
     :param input_shapes: of inputs whose dimensions the model leaves open.
+    :param seeded_weights: seed of weights that the model lacks, on a device that really runs it.
     :param render_mode: `ansi` (str) or `rgb_array` (uint8, H x W x 3; needs the extra `plots`).
     :raises HetrlError: a mistake in one of these, or a device that cannot run the model.
     """
 
     metadata = {"render_modes": ["ansi", "rgb_array"], "render_fps": 1}
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (names, as a user gives them)
         self,
         device: str,
         model: str,
         *,
         engine: str | None = None,
-        condition: str = "cold",
+        condition: str | None = None,
         max_accuracy_drop_pct: float = 0.0,
         max_frame_drop_rate: float | None = None,
+        max_output_error: float | None = None,
         input_shapes: Mapping[str, Sequence[int]] | None = None,
+        seeded_weights: int | None = None,
         render_mode: str | None = None,
     ) -> None:
-        objective = Objective(max_accuracy_drop_pct=max_accuracy_drop_pct, max_frame_drop_rate=max_frame_drop_rate)
+        objective = Objective(
+            max_accuracy_drop_pct=max_accuracy_drop_pct,
+            max_frame_drop_rate=max_frame_drop_rate,
+            max_output_error=max_output_error,
+        )
         setting = Setting.of(
-            model, device, engine=engine, condition=condition, objective=objective, input_shapes=input_shapes
+            model,
+            device,
+            engine=engine,
+            condition=condition,
+            objective=objective,
+            input_shapes=input_shapes,
+            seeded_weights=seeded_weights,
         )
         self._begin(DeviceCore(setting, 1, owned=True), render_mode)
 
@@ -82,8 +99,20 @@ class PartitionEnv(gym.Env[Floats, np.int64]):
         env._begin(DeviceCore(setting, 1), render_mode)
         return env
 
+    @property
+    def spec(self) -> EnvSpec | None:
+        """How `gym.make` made it, None where nobody did."""
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: EnvSpec | None) -> None:
+        if spec is not None and not self.core.setting.device.describe().deterministic:
+            spec = replace(spec, nondeterministic=True)
+        self._spec = spec
+
     def _begin(self, core: DeviceCore, render_mode: str | None) -> None:
         self.core = core
+        self.spec = None
         self.render_mode = render_mode
         self.action_space = action_space(core.space)
         self.observation_space = observation_space(core.space)

@@ -91,23 +91,35 @@ class PartitionVecEnv(VecEnv):
         return [False for _ in self._get_indices(indices)]
 
 
-def make_sb3_vec_env(
+def make_sb3_vec_env(  # noqa: PLR0913 (names, as a user gives them)
     model: str,
     device: str,
     num_envs: int,
     *,
     engine: str | None = None,
-    condition: str = "cold",
+    condition: str | None = None,
     max_accuracy_drop_pct: float = 0.0,
     max_frame_drop_rate: float | None = None,
+    max_output_error: float | None = None,
     input_shapes: Mapping[str, Sequence[int]] | None = None,
+    seeded_weights: int | None = None,
 ) -> PartitionVecEnv:
     """What stable-baselines3 trains in, from names; see `PartitionEnv` for what they mean.
 
     :raises HetrlError: a mistake in one of them, or a device that cannot run the model.
     """
-    objective = Objective(max_accuracy_drop_pct=max_accuracy_drop_pct, max_frame_drop_rate=max_frame_drop_rate)
+    objective = Objective(
+        max_accuracy_drop_pct=max_accuracy_drop_pct,
+        max_frame_drop_rate=max_frame_drop_rate,
+        max_output_error=max_output_error,
+    )
     setting = Setting.of(
-        model, device, engine=engine, condition=condition, objective=objective, input_shapes=input_shapes
+        model,
+        device,
+        engine=engine,
+        condition=condition,
+        objective=objective,
+        input_shapes=input_shapes,
+        seeded_weights=seeded_weights,
     )
     return PartitionVecEnv(DeviceCore(setting, num_envs, owned=True))

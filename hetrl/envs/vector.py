@@ -34,21 +34,33 @@ class PartitionVectorEnv(VectorEnv[Floats, Ints, Array]):
 
     metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (names, as a user gives them)
         self,
         num_envs: int,
         device: str,
         model: str,
         *,
         engine: str | None = None,
-        condition: str = "cold",
+        condition: str | None = None,
         max_accuracy_drop_pct: float = 0.0,
         max_frame_drop_rate: float | None = None,
+        max_output_error: float | None = None,
         input_shapes: Mapping[str, Sequence[int]] | None = None,
+        seeded_weights: int | None = None,
     ) -> None:
-        objective = Objective(max_accuracy_drop_pct=max_accuracy_drop_pct, max_frame_drop_rate=max_frame_drop_rate)
+        objective = Objective(
+            max_accuracy_drop_pct=max_accuracy_drop_pct,
+            max_frame_drop_rate=max_frame_drop_rate,
+            max_output_error=max_output_error,
+        )
         setting = Setting.of(
-            model, device, engine=engine, condition=condition, objective=objective, input_shapes=input_shapes
+            model,
+            device,
+            engine=engine,
+            condition=condition,
+            objective=objective,
+            input_shapes=input_shapes,
+            seeded_weights=seeded_weights,
         )
         self._begin(DeviceCore(setting, num_envs, owned=True))
 

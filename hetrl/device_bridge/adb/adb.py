@@ -18,7 +18,7 @@ from pathlib import Path
 
 from hetrl.device_bridge.adb.address import checked_serial
 from hetrl.device_bridge.blobs import NAME_DIGITS
-from hetrl.device_bridge.channel import ChannelLost
+from hetrl.device_bridge.channel import ChannelLost, NoSpace
 from hetrl.device_bridge.remote_names import checked_name, last_line
 from hetrl.errors import DeviceFailed, UsageError
 
@@ -196,8 +196,9 @@ class Adb:
         serial = self.serial
         connect = f"`adb connect {serial}`"
         network = ":" in serial
+        if "No space left on device" in said:
+            return NoSpace(f"{serial} is full", f"`{self._command} shell rm -r {self.folder}` makes room")
         texts = {
-            "No space left on device": ("is full", f"`{self._command} shell rm -r {self.folder}` makes room"),
             "device unauthorized": ("does not trust this computer", "confirm the question on its screen"),
             "to authenticate": ("does not trust this computer", "confirm the question on its screen"),
             "device offline": (

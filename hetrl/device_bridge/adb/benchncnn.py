@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from hetrl.device_bridge.adb.adb import Adb, TimedOut
-from hetrl.device_bridge.channel import ChannelLost
+from hetrl.device_bridge.channel import ChannelLost, NoSpace
 from hetrl.device_bridge.remote_names import last_line
 from hetrl.errors import UsageError
 from hetrl.measurement import Failure, MeasurementError

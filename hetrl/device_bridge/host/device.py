@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
+from msgspec import UNSET
+
 from hetrl.condition import Condition
 from hetrl.device_bridge.base import Device, DeviceInfo, check_fits, describe_spec
 from hetrl.device_bridge.runner.job import Job
+from hetrl.device_bridge.runner.priorities import NO_CAP, Cap
 from hetrl.device_bridge.runner.protocol import Report, Request, Screen
 from hetrl.device_bridge.runner.sampling import Sampling
 from hetrl.device_bridge.runner_client import RunnerClient
@@ -23,6 +26,7 @@ from hetrl.plan import Evidence, Plan
 
 MAX_OUTPUT_ERROR = 1e-3  # largest difference over largest value, of fp32 engines that calculate in another order
 FRAMES_S = 3.0  # 180 frames at 60 Hz
+ENDLESS_REPEATS = 100_000  # frames are counted for some time, however short an inference is
 QUICK = Sampling(max_warmup_s=1.0, max_warmup_runs=5, max_s=0.6, min_repeats=5, relative_width=0.04)
 DUEL = Sampling(max_warmup_s=1.0, max_warmup_runs=5, max_s=4.0, min_repeats=15, relative_width=0.01)
 
@@ -84,13 +88,13 @@ class RunnerDevice(Device):
     def _run(self, plans: Sequence[Plan], condition: Condition, sampling: Sampling) -> list[Measurement]:
         request = self._request(condition, sampling)
         found: list[Measurement | None] = []
-        jobs: list[Job] = []
+        asked: list[tuple[Job, Request]] = []
         for plan in plans:
             check_fits(plan, self)
             job = self._job(plan)
             found.append(job if isinstance(job, Measurement) else None)
-            jobs += [] if isinstance(job, Measurement) else [job]
-        answers = iter(self._answers(jobs, request))
+            asked += [] if isinstance(job, Measurement) else [(job, replace(request, cap=_cap(plan)))]
+        answers = iter(self._answers(asked))
         return [known if known is not None else next(answers) for known in found]
 
     def _job(self, plan: Plan) -> Job | Measurement:
@@ -103,13 +107,14 @@ class RunnerDevice(Device):
                 raise
             return Measurement.failed(Failure.NO_SPACE, f"the plan's files do not fit on this disk ({error.strerror})")
 
-    def _answers(self, jobs: Sequence[Job], request: Request) -> list[Measurement]:
+    def _answers(self, asked: Sequence[tuple[Job, Request]]) -> list[Measurement]:
         """Together if they can be, so that they are interleaved; else one by one, so that one fails alone."""
-        if len(jobs) > 1 and request.screen is None:
-            reports = self._client.compare(jobs, request)
+        jobs, requests = [job for job, _ in asked], {request for _, request in asked}
+        if len(jobs) > 1 and len(requests) == 1 and asked[0][1].screen is None:
+            reports = self._client.compare(jobs, asked[0][1])
             if not isinstance(reports, MeasurementError):
                 return [self._measurement(job, report) for job, report in zip(jobs, reports, strict=True)]
-        return [self._answer(job, request) for job in jobs]
+        return [self._answer(job, request) for job, request in asked]
 
     def _answer(self, job: Job, request: Request) -> Measurement:
         report = self._client.measure(job, request)
@@ -126,7 +131,9 @@ class RunnerDevice(Device):
         screen = None
         if condition.ui is not None:
             screen = Screen(rate_hz=condition.ui.rate_hz, work_ms=condition.ui.render_ms)
-            sampling = replace(sampling, min_s=FRAMES_S, max_s=max(FRAMES_S, sampling.max_s))
+            sampling = replace(
+                sampling, min_s=FRAMES_S, max_s=max(FRAMES_S, sampling.max_s), max_repeats=ENDLESS_REPEATS
+            )
         return Request(
             inputs=self._loaded.inputs,
             reference=self._loaded.reference,
@@ -164,3 +171,10 @@ class RunnerDevice(Device):
 
     def close(self) -> None:
         self._client.close()
+
+
+def _cap(plan: Plan) -> Cap:
+    """What the runner's scheduler does about it; duty cycles are in the job."""
+    if plan.process_cap is UNSET:
+        return NO_CAP
+    return Cap(idle=plan.process_cap.idle_priority, quota_cpus=plan.process_cap.quota_cpus)

@@ -107,10 +107,13 @@ def totals_compiled(model: CostModel, batch: Schedules, ui: Ui | None) -> Totals
         slice_ms=_first_axis(batch.slice_ms, np.float64),
         overlap=_first_axis(batch.overlap, np.bool_),
     )
-    latency, rate, peak, energy = (np.empty(size) for _ in range(4))
-    sums = Sums(latency, rate, peak, energy, np.empty((size, n)))
-    if not evaluate_many(model.flat, by_plan, np.nan if ui is None else ui.slack_ms, sums):
+    latency, rate, peak, energy, contended = (np.empty(size) for _ in range(5))
+    sums = Sums(latency, rate, peak, energy, np.empty((size, n)), contended)
+    slack_ms = np.nan if ui is None or model.on_machine else ui.slack_ms
+    if not evaluate_many(model.flat, by_plan, slack_ms, sums):
         raise IndexError("a schedule has an option, a memory type or a chain that the tables do not hold")
+    if ui is not None and model.on_machine:
+        rate = model.machine_drop_rate(batch, contended, latency, ui)
     return Totals(latency, rate, peak, energy, sums.segment_ms.T)
 
 

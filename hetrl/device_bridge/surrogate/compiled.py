@@ -51,13 +51,17 @@ class Notes(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """What is asked for, (B,) each, `segment_ms` (B, n); the drop rate is NaN without a UI."""
+    """What is asked for, (B,) each, `segment_ms` (B, n); the drop rate is NaN without a UI.
+
+    `contended_ms` is work on all cores of a machine at once.
+    """
 
     latency_ms: Floats
     frame_drop_rate: Floats
     peak_memory_mb: Floats
     energy_mj: Floats
     segment_ms: Floats
+    contended_ms: Floats
 
 
 @njit(cache=True, error_model="numpy")
@@ -93,11 +97,12 @@ def evaluate_many(c: Flat, batch: Batch, slack_ms: float, sums: Sums) -> bool:
             sums.peak_memory_mb[a:z],
             sums.energy_mj[a:z],
             sums.segment_ms[a:z],
+            sums.contended_ms[a:z],
         )
         notes.busy_ms[:] = 0.0
         if not _data(c, plans, notes, into):
             return False
-        _work(c, plans, notes)
+        _work(c, plans, notes, into)
         _time(c, plans, notes, into)
         _frames(plans, notes, slack_ms, into)
     return True
@@ -187,16 +192,20 @@ def _data(c, batch, notes, sums):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, error_model="numpy")
-def _work(c, batch, notes):  # type: ignore[no-untyped-def]
-    """What processors do: how long until the slowest part is done, and the GPU's kernels."""
+def _work(c, batch, notes, sums):  # type: ignore[no-untyped-def]
+    """What processors do: how long until the slowest part is done, the GPU's kernels, and work on all cores at once."""
     option_of, start_of, end_of, memory_of = batch.option, batch.start, batch.end, batch.memory
     duty, window_of, slice_of, time_ms, stall_ms = batch.duty, batch.queue_window, batch.slice_ms, c.time_ms, c.stall_ms
     chained, branched, first_made, contention = c.chained, c.branched, c.first_made, c.contention
     draws, sliced, launch_ms, wait_ms, host = c.draws, c.sliced, c.slice_launch_ms, c.queue_wait_ms, c.host
     duration_ms, slices, busy_ms, work_ms = notes.duration_ms, notes.slices, notes.busy_ms, notes.work_ms
+    covers, contended_ms, overlap = c.covers, sums.contended_ms, batch.overlap
+    kinds = len(covers)
+    core_ms, core_sum_ms = np.empty(kinds), np.empty(kinds)
     size, n = option_of.shape
     for b in range(size):
         window, slice_ms = window_of[b], slice_of[b]
+        contended, core_sum_ms[:] = 0.0, 0.0
         for k in range(n):
             o, m = option_of[b, k], memory_of[b, k]
             offset = 0
@@ -204,7 +213,7 @@ def _work(c, batch, notes):  # type: ignore[no-untyped-def]
                 offset = end_of[b, k] - k
             elif branched[o]:
                 offset = int(first_made[k] >= start_of[b, k])
-            slowest, kernel_ms, cut = 0.0, 0.0, 1.0
+            slowest, kernel_ms, cut, core_ms[:] = 0.0, 0.0, 1.0, 0.0
             for p in range(len(draws)):
                 time, cuts = time_ms[m, k, o, offset, p], 1.0
                 if time == 0.0:
@@ -217,12 +226,19 @@ def _work(c, batch, notes):  # type: ignore[no-untyped-def]
                     kernel_ms += time
                     cut = max(cut, cuts)
                 busy_ms[b, p] += time
+                for kind in range(kinds):
+                    if covers[kind, p]:
+                        core_ms[kind] += time
                 slowest = max(slowest, time / duty[b, p])
+            if kinds:
+                core_sum_ms += core_ms
+                contended += core_ms.min()
             step = slowest * (1.0 + contention[o])
             if stall_ms.size > 0:
                 busy_ms[b, host] += stall_ms[m, k, o]
                 step = step + stall_ms[m, k, o]
             work_ms[b, k], duration_ms[b, k], slices[b, k] = step, kernel_ms, cut
+        contended_ms[b] = core_sum_ms.min() if kinds and overlap[b] else contended
 
 
 @njit(cache=True, error_model="numpy")

@@ -34,6 +34,7 @@ from hetrl.device_bridge.spec import GpuCost, Link
 from hetrl.device_bridge.surrogate.flat import Flat, flat
 from hetrl.device_bridge.surrogate.frames import Kernels, dropped_ms
 from hetrl.device_bridge.surrogate.op_time import BYTES_PER_ELEMENT
+from hetrl.device_bridge.surrogate.shared_cores import Cores, drop_rate
 from hetrl.device_bridge.surrogate.tables import MELEMS, MEMORIES, Option, Tables, link_of, made_inside
 from hetrl.plan import Axis, Memory
 
@@ -78,13 +79,17 @@ class Steps:
 
 @dataclass(frozen=True)
 class Answers:
-    """One entry per schedule; `busy_ms` is (P, B). `frame_drop_rate` is NaN without a UI."""
+    """One entry per schedule; `busy_ms` is (P, B). `frame_drop_rate` is NaN without a UI.
+
+    :param contended_ms: work on all cores of a machine at once, 0 on a phone.
+    """
 
     latency_ms: Floats
     frame_drop_rate: Floats
     peak_memory_mb: Floats
     energy_mj: Floats
     busy_ms: Floats
+    contended_ms: Floats
     steps: Steps
 
 
@@ -109,6 +114,7 @@ class CostModel:
         self.branched = np.array([o.axis is Axis.BRANCHES for o in options])
         # The processor whose memory an option's tensors live in: the accelerator of a split, the host of branches.
         self.owner = np.array([o.processors[-1 if o.axis is Axis.BRANCHES else 0] for o in options])
+        self.cores = Cores.of(tables.engine, options)
         self.home_of = np.zeros((len(processors), len(MEMORIES)), dtype=np.int64)
         accelerators = [p for p in range(len(processors)) if p != self.host]
         for rank, p in enumerate(accelerators):
@@ -216,12 +222,24 @@ class CostModel:
         energy = self.idle_w * elapsed + self.active_w[self.host] * np.cumsum(walk.transfer, axis=0)[-1]
         for p, watts in enumerate(self.active_w):
             energy += watts * walk.busy[p]
+        contended = walk.contended_ms()
         drop = np.full(size, np.nan)
-        if ui is not None:
+        if ui is not None and self.on_machine:
+            drop = self.machine_drop_rate(batch, contended, elapsed, ui)
+        elif ui is not None:
             dropped = dropped_ms(walk.kernels, batch.queue_window, ui.slack_ms)
             drop = np.minimum(1.0, np.divide(dropped, elapsed, out=np.zeros(size), where=elapsed > 0))
         steps = Steps(walk.began, walk.transfer, walk.worked, walk.ended)
-        return Answers(elapsed, drop, walk.peak_mb + walk.weights_mb, energy, walk.busy, steps)
+        return Answers(elapsed, drop, walk.peak_mb + walk.weights_mb, energy, walk.busy, contended, steps)
+
+    @property
+    def on_machine(self) -> bool:
+        """Whether the user interface draws on the CPU, as on machines, and not on the GPU."""
+        return self.tables.engine.on_machine
+
+    def machine_drop_rate(self, batch: Schedules, contended_ms: Floats, latency_ms: Floats, ui: Ui) -> Floats:
+        """(B,) see `shared_cores`."""
+        return drop_rate(contended_ms, latency_ms, self.cores.runs(batch), ui)
 
 
 class _Walk:
@@ -240,6 +258,8 @@ class _Walk:
         self.weights_mb = np.zeros(size)
         self.elapsed = np.zeros(size)
         self.busy = np.zeros((len(model.tables.engine.processors), size))
+        self._core_ms = np.zeros((len(model.cores.covers), size))  # work by kind of core
+        self._contended = np.zeros(size)
         self.kernels = Kernels.empty(n, size)
         self.began, self.transfer, self.worked, self.ended = (np.zeros((n, size)) for _ in range(4))
         self._overlaps = bool(batch.overlap.any())
@@ -332,19 +352,30 @@ class _Walk:
         """Time until the slowest part is done."""
         batch, model = self._batch, self._model
         slowest = np.zeros(len(self.elapsed))
+        core_ms = np.zeros_like(self._core_ms)
         for p in range(len(self.busy)):
             time = self._tables.time_ms[batch.memory[k], k, option, offset, p]
             time, slices = model.kernel_ms(p, time, batch.queue_window, batch.slice_ms)
             if model.draws[p]:
                 self.kernels.add(k, time, slices)
             self.busy[p] += time
+            core_ms[model.cores.covers[:, p]] += time
             slowest = np.maximum(slowest, time / batch.duty[p])
+        if len(core_ms):
+            self._core_ms += core_ms
+            self._contended += core_ms.min(axis=0)
         step = slowest * (1.0 + model.contention[option])
         if self._tables.stall_ms is not None:
             stall = self._tables.stall_ms[batch.memory[k], k, option, 0]
             self.busy[model.host] += stall  # the CPU does what is suspended
             step = step + stall
         return step
+
+    def contended_ms(self) -> Floats:
+        """(B,) work on all cores at once; independent groups that overlap count as much as they can."""
+        if not len(self._core_ms):
+            return self._contended
+        return np.where(self._batch.overlap, self._core_ms.min(axis=0), self._contended)
 
     def return_outputs(self) -> None:
         """The graph's outputs end in host memory."""

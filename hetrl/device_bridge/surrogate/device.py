@@ -7,6 +7,7 @@ from functools import lru_cache
 
 import msgspec
 import numpy as np
+from msgspec import UNSET
 
 from hetrl.compress.channels import pruned
 from hetrl.condition import Condition
@@ -17,6 +18,7 @@ from hetrl.device_bridge.surrogate.compile import Fallen, option_of, schedule_of
 from hetrl.device_bridge.surrogate.conditions import COLD, load_of, study_effects, under
 from hetrl.device_bridge.surrogate.cost_model import Answers, CostModel
 from hetrl.device_bridge.surrogate.intervals import interval_ms, known_as, plan_class
+from hetrl.device_bridge.surrogate.process_cap import under_cap
 from hetrl.device_bridge.surrogate.schedule import Schedule, batch_of
 from hetrl.device_bridge.surrogate.tables import (
     GROUPED_CONV,
@@ -128,7 +130,10 @@ class SurrogateDevice(Device):
         in_order = None if order == tuple(range(len(order))) else order
         model = self._models(plan.compression.prune_ratio, in_order, options, chain, load_of(condition))
         schedule, fallen = schedule_of(plan, self.engine, options, model.tables.workload, groups)
-        answers = model.evaluate(batch_of([schedule], len(order), len(index)), condition.ui)
+        batch = batch_of([schedule], len(order), len(index))
+        answers = model.evaluate(batch, condition.ui)
+        if plan.process_cap is not UNSET:
+            answers = under_cap(model, batch, answers, plan.process_cap, condition.ui)
         names = tuple(f"s{number}" for number, segment in enumerate(groups) for _ in segment)
         return Simulated(model, schedule, fallen, answers, names)
 

@@ -33,6 +33,7 @@ class Flat(NamedTuple):
     :param stall_ms: (M, n, O), or empty where nothing is suspended.
     :param home: (O, M) home of an option's tensors.
     :param copies: (home sets,) homes in a set.
+    :param covers: (kinds of cores, P), see `shared_cores.Cores`.
     :param slice_launch_ms: (P,) of processors whose kernels can be `sliced`, 0 of others; so `queue_wait_ms`.
     """
 
@@ -67,6 +68,7 @@ class Flat(NamedTuple):
     contention: Floats
     feeds_queue: Bools
     uses: Bools
+    covers: Bools
     side_by_side: float
     draws: Bools
     sliced: Bools
@@ -119,6 +121,7 @@ def flat(model: CostModel) -> Flat:
         contention=np.asarray(model.contention, dtype=np.float64),
         feeds_queue=model.feeds_queue,
         uses=np.ascontiguousarray(model.uses),
+        covers=np.ascontiguousarray(model.cores.covers),
         side_by_side=float(model.side_by_side),
         draws=model.draws,
         sliced=np.array([cost is not None for cost in kernels], dtype=np.bool_),
