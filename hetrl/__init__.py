@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hetrl.api import compare, load_model, measure, search, sweep, tune
+    from hetrl.api import calibrate, compare, load_model, measure, profile, search, sweep, tune
     from hetrl.device_bridge.registry import open_device
     from hetrl.errors import HetrlError
     from hetrl.objective import Objective
@@ -29,11 +29,13 @@ _HOME = {
     "Result": "hetrl.results",
     "Row": "hetrl.results",
     "Sweep": "hetrl.results",
+    "calibrate": "hetrl.api",
     "compare": "hetrl.api",
     "load_model": "hetrl.api",
     "load_plan": "hetrl.plan",
     "measure": "hetrl.api",
     "open_device": "hetrl.device_bridge.registry",
+    "profile": "hetrl.api",
     "search": "hetrl.api",
     "sweep": "hetrl.api",
     "tune": "hetrl.api",
@@ -48,11 +50,13 @@ __all__ = [
     "Result",
     "Row",
     "Sweep",
+    "calibrate",
     "compare",
     "load_model",
     "load_plan",
     "measure",
     "open_device",
+    "profile",
     "search",
     "sweep",
     "tune",

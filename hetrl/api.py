@@ -16,7 +16,10 @@ from hetrl.progress import Progress, Silent
 from hetrl.results import Comparison, Pair, Result, Row, Sweep
 
 if TYPE_CHECKING:
+    from hetrl.calibrating import Calibration
+    from hetrl.envs.enumerate import Restriction
     from hetrl.graph import OperatorGraph
+    from hetrl.profiling import Profile
 
 DEFAULT_BUDGET = 1000
 REAL_BUDGET = 100  # on a real device, where an evaluation takes a second or more
@@ -42,6 +45,7 @@ def tune(
     seeded_weights: int | None = None,
     out: str | Path | None = None,
     resume: str | Path | None = None,
+    record: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Result:
     """Find a plan for a model on a device with an agent that learns.
@@ -55,6 +59,7 @@ def tune(
     :param out: folder for the run; None writes nothing.
     :param seeded_weights: seed of weights that the model lacks, should the device run it; 0 for built-in networks.
     :param resume: folder of a run to continue; what it measured is not measured again.
+    :param record: file that everything measured on the device is added to; `replay:FILE` answers from it.
     :raises HetrlError: a mistake in one of the arguments, or budgets that no plan keeps (`Infeasible`).
     """
     from hetrl.agents.base import Kind
@@ -64,7 +69,7 @@ def tune(
     wanted = Search(agent, budget or DEFAULT_BUDGET, seed, seeds, Kind.AGENT, _settings(settings))
     about = (model, device, engine, condition, objective, input_shapes, seeded_weights)
     real = REAL_BUDGET if budget is None else None
-    return start(wanted, *about, real_budget=real, out=out, resume=resume, progress=progress)
+    return start(wanted, *about, real_budget=real, out=out, resume=resume, record=record, progress=progress)
 
 
 def search(
@@ -83,6 +88,7 @@ def search(
     seeded_weights: int | None = None,
     out: str | Path | None = None,
     resume: str | Path | None = None,
+    record: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Result:
     """Find a plan for a model on a device with a search that does not learn a policy.
@@ -96,7 +102,7 @@ def search(
     wanted = Search(sampler, budget or DEFAULT_BUDGET, seed, seeds, Kind.SAMPLER, _settings(settings))
     about = (model, device, engine, condition, objective, input_shapes, seeded_weights)
     real = REAL_BUDGET if budget is None else None
-    return start(wanted, *about, real_budget=real, out=out, resume=resume, progress=progress)
+    return start(wanted, *about, real_budget=real, out=out, resume=resume, record=record, progress=progress)
 
 
 def _settings(given: Settings) -> Mapping[str, Any]:
@@ -118,6 +124,7 @@ def measure(
     objective: Objective = Objective(),
     input_shapes: InputShapes | None = None,
     seeded_weights: int | None = None,
+    record: str | Path | None = None,
 ) -> Row:
     """Measure one plan, or what one hand policy (or `exact`) plans.
 
@@ -139,6 +146,7 @@ def measure(
         objective=objective,
         input_shapes=input_shapes,
         seeded_weights=seeded_weights,
+        record=record,
     )
     name = policy or (str(plan) if not isinstance(plan, Plan) else "plan")
     if chosen is None:
@@ -163,6 +171,7 @@ def compare(
     objective: Objective = Objective(),
     input_shapes: InputShapes | None = None,
     seeded_weights: int | None = None,
+    record: str | Path | None = None,
     explain: bool = False,
     against: str | None = None,
     progress: Progress | None = None,
@@ -189,6 +198,7 @@ def compare(
         objective=objective,
         input_shapes=input_shapes,
         seeded_weights=seeded_weights,
+        record=record,
     )
     if train:
         result = run_search(problem, search, None, None, progress or Silent())
@@ -204,6 +214,73 @@ def compare(
         return comparison
     told = explained(problem, comparison, dict(problem.candidates) | named, against)
     return msgspec.structs.replace(comparison, explain=told)
+
+
+def profile(
+    model: str,
+    device: str,
+    file: str | Path,
+    *,
+    plans: int | None = None,
+    within: Restriction | None = None,
+    limit: int | None = None,
+    engine: str | None = None,
+    seed: int = 0,
+    input_shapes: InputShapes | None = None,
+    seeded_weights: int | None = None,
+    progress: Progress | None = None,
+) -> Profile:
+    """Record a model on a device: whole on each processor, and random plans; to be calibrated or replayed.
+
+    A file that exists is continued: what it holds is not measured again.
+
+    :param plans: random plans, 40 by default.
+    :param within: every plan of this part of the plan space instead, if they are at most `limit` (2,000).
+    :raises HetrlError: a mistake in one of the arguments; `DeviceFailed` if the device went away.
+    """
+    from hetrl import profiling
+    from hetrl.envs.setting import Setting
+
+    setting = Setting.of(
+        model,
+        device,
+        engine=engine,
+        condition=str(profiling.AT_REST),
+        objective=profiling.ANY_OUTPUT,
+        input_shapes=input_shapes,
+        seeded_weights=seeded_weights,
+    )
+    with setting.device:
+        return profiling.profile(
+            setting,
+            Path(file),
+            plans=profiling.DEFAULT_PLANS if plans is None else plans,
+            seed=seed,
+            within=within,
+            limit=profiling.DEFAULT_LIMIT if limit is None else limit,
+            progress=progress or Silent(),
+        )
+
+
+def calibrate(
+    files: Sequence[str | Path],
+    *,
+    out: str | Path | None = None,
+    models: Sequence[str] = (),
+    input_shapes: InputShapes | None = None,
+    seed: int = 0,
+) -> Calibration:
+    """Fit a device file to recordings of one device, and write it where `device` finds it again, or to `out`.
+
+    :param models: ONNX files of recorded models that are no built-in ones.
+    :param seed: of the divisions into plans that are fitted and plans that are predicted.
+    :raises HetrlError: a mistake in one of the arguments.
+    """
+    from hetrl.calibrating import calibrate as fit
+
+    return fit(
+        [*map(Path, files)], out=None if out is None else Path(out), models=models, input_shapes=input_shapes, seed=seed
+    )
 
 
 def sweep(

@@ -25,7 +25,7 @@ class Ui(msgspec.Struct, frozen=True):
     """A user interface drawn beside inference.
 
     :param rate_hz: frames per second that the screen wants.
-    :param render_ms: GPU time of one frame.
+    :param render_ms: GPU time of one frame; CPU time on machines, where the interface draws on the CPU.
     """
 
     rate_hz: float = 60.0

@@ -15,7 +15,7 @@ def open_to_append(path: Path, hint: str) -> FileIO:
     :param hint: what to type if somebody else is writing it.
     :raises RunError: somebody else is.
     """
-    file = FileIO(path, "ab")
+    file = FileIO(str(path), "ab")  # a text, so that an error names it
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

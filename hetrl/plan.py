@@ -84,7 +84,7 @@ class Segment(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class Cap(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Utilization cap by duty cycle: `processor` idles after each segment, to work at most the fraction `duty` (0 to 1)."""
+    """Duty cycle: `processor` works at most the fraction `duty` (0 to 1) of the time; it idles after each segment."""
 
     processor: str
     duty: float

@@ -128,7 +128,7 @@ def shell(*args: str, cwd: Path, **options: Any) -> subprocess.CompletedProcess[
 def test_train_hands_every_option_on(api: Api) -> None:
     words = "--engine mace --condition cold,ui=90hz:3ms --agent dqn --budget 7 --seed 3 --max-accuracy-drop 1.5"
     words += " --max-frame-drop 5 --no-seeds --out there --input-shape in:0:1x3x8x8 --input-shape b:4 --quiet"
-    words += " --max-output-error 1e-2 --seeded-weights 4"
+    words += " --max-output-error 1e-2 --seeded-weights 4 --record all.jsonl"
     assert run(["train", *ON_D1, *words.split()]) == 0
     [(name, args, kwargs)] = api.calls
     assert (name, args) == ("tune", ("vgg16", "d1"))
@@ -145,6 +145,7 @@ def test_train_hands_every_option_on(api: Api) -> None:
         "seeded_weights": 4,
         "out": Path("there"),
         "resume": None,
+        "record": Path("all.jsonl"),
     }
 
 

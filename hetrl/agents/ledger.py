@@ -12,8 +12,9 @@ from hetrl.accuracy import plan_accuracy_drop_pct
 from hetrl.agents.trials import Trial, TrialLog
 from hetrl.condition import Condition
 from hetrl.device_bridge.base import Device
-from hetrl.envs.evaluate import Outcomes, evaluate, of_measurements, require_present
+from hetrl.envs.evaluate import Outcomes, evaluate, of_decisions, of_measurements, require_present
 from hetrl.envs.space import GRANULARITIES, Granularity, PlanSpace
+from hetrl.measurement import Measurement
 from hetrl.objective import Objective
 from hetrl.plan import MadeBy, Plan
 
@@ -94,8 +95,8 @@ class Ledger:
                 require_present(measured, self.device)
                 drop_pct = np.array([plan_accuracy_drop_pct(plan)])
                 outcome = of_measurements([measured], drop_pct, self.space.groups).at(0)
-                error = measured.error.message if measured.error else None
-                self._add(Trial.of(self.evaluations, by, outcome, key=key, plan=plan, error=error), new=True)
+                trial = Trial.of(self.evaluations, by, outcome, key=key, plan=plan, error=_reason(measured))
+                self._add(trial, new=True)
             else:
                 self._add(earlier, new=False)
             self._tell()
@@ -121,14 +122,18 @@ class Ledger:
             if key in self._replayed:
                 self._add(self._replayed[key], new=False)
                 continue
+            error = None
             if self.device is not self.space.device:  # each is written down as it ends
-                answers, place = evaluate(self.space, self.device, self.condition, same[:, [b]]), {b: 0}
+                measured = self.device.measure(self.space.plan(same[:, b]), self.condition)
+                require_present(measured, self.device)
+                answers, place = of_decisions(self.space, [measured], same[:, [b]]), {b: 0}
+                error = _reason(measured)
             decisions = tuple(int(d) for d in same[:, b])
             outcome = answers.at(place[b])
             ends = self.space.segment_ends(same[:, b])
             spent = answers.segment_ms[place[b], ends]
             took = () if np.isnan(spent).any() else tuple(round(float(t), 6) for t in spent)
-            trial = Trial.of(self.evaluations, by, outcome, key=key, decisions=decisions, segments_ms=took)
+            trial = Trial.of(self.evaluations, by, outcome, key=key, decisions=decisions, segments_ms=took, error=error)
             self._add(trial, new=True)
             if self.device is not self.space.device:
                 self._tell()
@@ -193,6 +198,11 @@ class Ledger:
 def column_key(decisions: Ints) -> str:
     """Name of one canonical column of decisions."""
     return "d" + ".".join(str(int(d)) for d in decisions)
+
+
+def _reason(measured: Measurement) -> str | None:
+    error = measured.error
+    return None if error is None else f"{error.kind.value}: {error.message}"
 
 
 def is_sound(trial: Trial, space: PlanSpace) -> bool:

@@ -34,6 +34,7 @@ def start(  # noqa: PLR0913
     real_budget: int | None,
     out: str | Path | None,
     resume: str | Path | None,
+    record: str | Path | None,
     progress: Progress | None,
 ) -> Result:
     """Search, in a folder if one is given; the arguments are those of `hetrl.tune`.
@@ -50,6 +51,7 @@ def start(  # noqa: PLR0913
         objective=objective,
         input_shapes=input_shapes,
         seeded_weights=seeded_weights,
+        record=record,
     )
     with problem.device:  # which may hold a process or a connection
         if real_budget is not None and not problem.device.describe().deterministic:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -66,6 +65,7 @@ def compare(  # noqa: PLR0913, PLR0917 (typer reads the options from the paramet
     max_output_error: options.MaxOutputError = None,
     input_shape: options.InputShapes = None,
     seeded_weights: options.SeededWeights = None,
+    record: options.Record = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -87,13 +87,15 @@ def compare(  # noqa: PLR0913, PLR0917 (typer reads the options from the paramet
     if every:
         single = {
             "--device": device, "--model": model, "--plan": plan, "--explain": explain, "--against": against,
-            "--input-shape": input_shape, "--seeded-weights": seeded_weights,
+            "--input-shape": input_shape, "--seeded-weights": seeded_weights, "--record": record,
         }  # fmt: skip
-        _refuse(single, "is for one device and model", "leave it or --all away (--devices and --models choose)")
+        options.refuse(single, "is for one device and model", "leave it or --all away (--devices and --models choose)")
         asked["condition"] = condition or "cold"
         compare_all(devices, models, out, jobs, asked, json=json, quiet=quiet)
         return
-    _refuse({"--devices": devices, "--models": models, "--out": out, "--jobs": jobs}, "is for a sweep", "add --all")
+    options.refuse(
+        {"--devices": devices, "--models": models, "--out": out, "--jobs": jobs}, "is for a sweep", "add --all"
+    )
     if device is None or model is None:
         missing = "--device" if device is None else "--model"
         raise UsageError(f"missing option '{missing}'", "give --device and --model, or --all")
@@ -107,6 +109,7 @@ def compare(  # noqa: PLR0913, PLR0917 (typer reads the options from the paramet
         plans=plan or (),
         input_shapes=shapes,
         seeded_weights=seeded_weights,
+        record=record,
         explain=explain,
         against=against,
         progress=progress(quiet or not train),
@@ -118,13 +121,6 @@ def compare(  # noqa: PLR0913, PLR0917 (typer reads the options from the paramet
         show(comparison, explained=explain or against is not None)
     if comparison.infeasible is not None:
         raise Infeasible(comparison.infeasible)
-
-
-def _refuse(given: Mapping[str, object], why: str, instead: str) -> None:
-    """:raises UsageError: one of some options is given."""
-    for option, value in given.items():
-        if value not in (None, False, []):
-            raise UsageError(f"{option} {why}", instead)
 
 
 def document(comparison: Comparison) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,14 @@ from hetrl.cli import options, output
 from hetrl.device_bridge.quantity import Quantity, Source
 from hetrl.device_bridge.spec import DeviceSpec, builtin_names, load_spec
 from hetrl.errors import UsageError
+
+ENGINES = {"onnxruntime": "hetrl[host]", "openvino": "hetrl[host]", "ncnn": "hetrl[ncnn]"}  # and their extras
+ADDRESSES = {
+    "host": "this computer: plans really run, in a process of their own",
+    "ssh://USER@BOARD[:PORT]": "a board or computer that ssh reaches, with Python and an engine",
+    "adb:SERIAL": "an Android phone, through adb",
+    "replay:FILE": "what --record or `hetrl profile` recorded of one of these",
+}
 
 app = typer.Typer(add_completion=False, invoke_without_command=True, rich_markup_mode=None)
 
@@ -28,7 +37,7 @@ def devices(context: typer.Context, json: options.Json = False) -> None:
         return
     specs = [load_spec(name) for name in builtin_names()]
     if json:
-        output.print_json({"devices": [describe(spec) for spec in specs]})
+        output.print_json({"devices": [*map(describe, specs), *real()]})
         return
     from hetrl.report.tables import grid
 
@@ -40,7 +49,13 @@ def devices(context: typer.Context, json: options.Json = False) -> None:
             first = row == 0
             numbers = [str(counts[source]) if first else "" for source in Source]
             table.add_row(*((spec.id, spec.phone, spec.soc) if first else ("", "", "")), name, processors, *numbers)
-    output.show(table, "The last columns count each device file's numbers by where they come from.")
+    output.show(table, "The last columns count each device file's numbers by where they come from.", "")
+    addresses = grid("real device", "what it is")
+    for address, what in ADDRESSES.items():
+        addresses.add_row(address, what)
+    there = ", ".join(name for name in ENGINES if is_there(name)) or "none"
+    missing = [f"pip install {extra!r} brings {name}" for name, extra in ENGINES.items() if not is_there(name)]
+    output.show(addresses, f"Engines for host: {there}." + "".join(f" {one}." for one in missing))
 
 
 @app.command()
@@ -88,6 +103,23 @@ def describe(spec: DeviceSpec) -> dict[str, Any]:
         "sources": {source.value: sources(spec)[source] for source in Source},
         "spec": spec,
     }
+
+
+def is_there(engine: str) -> bool:
+    """Whether an engine's package is installed; it is not imported. `hetrl doctor` says whether it works."""
+    return find_spec(engine) is not None
+
+
+def real() -> list[dict[str, Any]]:
+    """What `--json` says of real devices; of this computer also which engines it has, and how to get the others."""
+    engines = [
+        {"name": name, "installed": is_there(name), "install": f"pip install {extra!r}"}
+        for name, extra in ENGINES.items()
+    ]
+    return [
+        {"id": address, "what": what} | ({"runtimes": engines} if address == "host" else {})
+        for address, what in ADDRESSES.items()
+    ]
 
 
 def sources(thing: Any) -> Counter[Source]:

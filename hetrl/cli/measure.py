@@ -27,6 +27,7 @@ def measure(  # noqa: PLR0913, PLR0917 (typer reads the options from the paramet
     input_shape: options.InputShapes = None,
     max_output_error: options.MaxOutputError = None,
     seeded_weights: options.SeededWeights = None,
+    record: options.Record = None,
     json: options.Json = False,
 ) -> None:
     """Measure one plan: of a file, or of a hand policy."""
@@ -47,6 +48,7 @@ def measure(  # noqa: PLR0913, PLR0917 (typer reads the options from the paramet
         objective=options.objective(0.0, None, max_output_error),
         input_shapes=shapes,
         seeded_weights=seeded_weights,
+        record=record,
     )
     if row.error is not None:
         raise no_numbers(row.error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -65,6 +65,10 @@ SeededWeights = Annotated[
     int | None,
     typer.Option("--seeded-weights", metavar="SEED", help="Draw the weights that the model's file lacks."),
 ]
+Record = Annotated[
+    Path | None,
+    typer.Option("--record", metavar="FILE", help="Add everything that is measured to this file, for replay:FILE."),
+]
 InputShapes = Annotated[
     list[str] | None,
     typer.Option("--input-shape", metavar="NAME:1x3x224x224", help="Shape of a symbolic input (repeatable)."),
@@ -81,6 +85,16 @@ def check_numbers(budget: int | None, seed: int) -> None:
     for name, value, low, high in (("--budget", budget, 1, MAX_BUDGET), ("--seed", seed, 0, MAX_SEED)):
         if value is not None and not low <= value <= high:
             raise UsageError(f"{name} {value} is out of range", f"give {low} to {high}")
+
+
+def refuse(given: Mapping[str, object], why: str, instead: str) -> None:
+    """Refuse options that do not belong to others.
+
+    :raises UsageError: one of them is given.
+    """
+    for option, value in given.items():
+        if value not in (None, False, []):
+            raise UsageError(f"{option} {why}", instead)
 
 
 def objective(

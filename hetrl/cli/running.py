@@ -40,6 +40,7 @@ class Asked:
     config: Path | None
     resume: Path | None
     out: Path | None
+    record: Path | None
     input_shape: Sequence[str] | None
     seeded_weights: int | None
     json: bool
@@ -83,6 +84,7 @@ def run(kind: Literal["agent", "sampler"], method: str, asked: Asked) -> None:
         seeded_weights=asked.seeded_weights,
         out=None if asked.resume else options.run_folder(asked.out, asked.model, asked.device),
         resume=asked.resume,
+        record=asked.record,
         progress=progress(asked.quiet),
         **{name: value for name, value in given.items() if value is not None},
     )

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 
 import msgspec
 
-from hetrl.condition import Condition
+from hetrl.condition import Condition, parse_condition
 from hetrl.device_bridge.engine_check import check_engine
 from hetrl.device_bridge.spec import DeviceSpec
 from hetrl.graph import OperatorGraph
 from hetrl.measurement import Failure, Measurement
 from hetrl.plan import Plan
 from hetrl.plan_check import check_plan
+
+MAX_OUTPUT_ERROR = 1e-3  # largest difference over largest value, of fp32 engines that calculate in another order
 
 
 class DeviceInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,6 +117,7 @@ class ReplayDevice(Device):
     """Answers from recorded measurements; a plan that was never measured is a failed measurement that says so.
 
     :param records: `(plan.key, str(condition))` -> what was measured.
+    :param max_output_error: a plan whose output was further off fails, as it would have on the device.
     """
 
     def __init__(
@@ -122,11 +126,23 @@ class ReplayDevice(Device):
         graph: OperatorGraph,
         records: Mapping[tuple[str, str], Measurement],
         engine_name: str | None = None,
+        max_output_error: float = MAX_OUTPUT_ERROR,
     ) -> None:
         self.spec = spec
         self.graph = graph
         self.engine_name = engine_name or spec.default_engine
         self._records = dict(records)
+        self._max_output_error = max_output_error
+
+    def allowing(self, max_output_error: float | None) -> ReplayDevice:
+        limit = MAX_OUTPUT_ERROR if max_output_error is None else max_output_error
+        return ReplayDevice(self.spec, self.graph, self._records, self.engine_name, limit)
+
+    @property
+    def default_condition(self) -> Condition:
+        """That of most recorded measurements."""
+        counts = Counter(condition for _, condition in self._records)
+        return parse_condition(counts.most_common(1)[0][0]) if counts else super().default_condition
 
     def describe(self) -> DeviceInfo:
         return describe_spec(self.spec, self.engine_name, f"replays {len(self._records)} measurements")
@@ -136,6 +152,8 @@ class ReplayDevice(Device):
         found = self._records.get((plan.key, str(condition)))
         if found is None:
             return Measurement.failed(Failure.UNKNOWN_PLAN, f"plan {plan.key[:12]} was not recorded under {condition}")
+        if found.output_error is not None and found.output_error > self._max_output_error:
+            return Measurement.failed(Failure.WRONG_OUTPUT, f"its output is off by {found.output_error:.2g}")
         return found
 
 

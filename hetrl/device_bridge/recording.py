@@ -6,6 +6,7 @@ The first line says what was measured, each other line holds one measurement.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from copy import copy
 from io import FileIO
 from pathlib import Path
 
@@ -36,6 +37,17 @@ class RecordingHeader(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     engine: str
     spec: DeviceSpec
 
+    def same_device(self, other: RecordingHeader) -> bool:
+        """Whether both are of one device and engine set; its numbers may have been calibrated in between."""
+        mine, others = self.spec.engine(self.engine), other.spec.engine(other.engine)
+        return (self.spec.id, self.spec.soc, self.engine) == (other.spec.id, other.spec.soc, other.engine) and [
+            (p.id, p.cores, p.number) for p in mine.processors
+        ] == [(p.id, p.cores, p.number) for p in others.processors]
+
+    def continues(self, other: RecordingHeader) -> bool:
+        """Whether measurements of both belong into one file."""
+        return self.structure_sha256 == other.structure_sha256 and self.same_device(other)
+
 
 class Recorded(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One measurement."""
@@ -64,15 +76,28 @@ class Recorder(Device):
     def describe(self) -> DeviceInfo:
         return self._device.describe()
 
+    def allowing(self, max_output_error: float | None) -> Recorder:
+        allowed = copy(self)  # writes to the same file
+        allowed._device = self._device.allowing(max_output_error)
+        return allowed
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self._device.notes
+
     def measure(self, plan: Plan, condition: Condition) -> Measurement:
         answer = self._device.measure(plan, condition)
-        self._write(Recorded(condition=str(condition), plan=plan, measurement=answer))
+        self._write([plan], [answer], condition)
         return answer
 
     def measure_many(self, plans: Sequence[Plan], condition: Condition) -> list[Measurement]:
         answers = self._device.measure_many(plans, condition)
-        for plan, answer in zip(plans, answers, strict=True):
-            self._write(Recorded(condition=str(condition), plan=plan, measurement=answer))
+        self._write(plans, answers, condition)
+        return answers
+
+    def compare(self, plans: Sequence[Plan], condition: Condition) -> list[Measurement]:
+        answers = self._device.compare(plans, condition)
+        self._write(plans, answers, condition)
         return answers
 
     def close(self) -> None:
@@ -90,15 +115,29 @@ class Recorder(Device):
         try:
             if path.stat().st_size == 0:
                 file.write(self._encoder.encode(header) + b"\n")
-            elif read_recording(path)[0] != header:
+            elif not header.continues(read_recording(path)[0]):
                 raise RunError(f"{path} holds measurements of something else", "give another file")
         except BaseException:
             file.close()
             raise
         return file
 
-    def _write(self, record: Recorded) -> None:
-        self._file.write(self._encoder.encode(record) + b"\n")
+    def _write(self, plans: Sequence[Plan], answers: Sequence[Measurement], condition: Condition) -> None:
+        for plan, answer in zip(plans, answers, strict=True):
+            record = Recorded(condition=str(condition), plan=plan, measurement=answer)
+            self._file.write(self._encoder.encode(record) + b"\n")
+
+
+def recorded(device: Device, path: Path) -> Recorder:
+    """A device that was just opened, recorded; it is closed if the file will not do.
+
+    :raises RunError: see `Recorder`.
+    """
+    try:
+        return Recorder(device, path)
+    except BaseException:
+        device.close()
+        raise
 
 
 def read_recording(path: Path) -> tuple[RecordingHeader, list[Recorded]]:

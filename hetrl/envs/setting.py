@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Self
 
 from hetrl.condition import Condition, parse_condition
 from hetrl.device_bridge.base import Device
+from hetrl.device_bridge.recording import recorded
 from hetrl.device_bridge.registry import open_device
 from hetrl.device_bridge.surrogate.compile import plan_of
 from hetrl.device_bridge.surrogate.device import SurrogateDevice
@@ -42,15 +44,19 @@ class Setting:
         objective: Objective,
         input_shapes: Mapping[str, Sequence[int]] | None,
         seeded_weights: int | None = None,
+        record: str | Path | None = None,
     ) -> Self:
         """Resolve names; the cheap checks come first.
 
+        :param record: file that everything measured on the device is added to.
         :raises HetrlError: whatever is wrong with one of them.
         """
         parsed = None if condition is None else parse_condition(condition)
         shapes = {name: tuple(shape) for name, shape in (input_shapes or {}).items()}
         graph = resolve_model(model, shapes or None, seeded_weights)
         opened = open_device(device, graph, engine)
+        if record is not None:
+            opened = recorded(opened, Path(record))
         if parsed is None:
             limited = objective.max_frame_drop_rate is not None
             parsed = Condition() if limited else opened.default_condition

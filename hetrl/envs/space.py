@@ -15,6 +15,7 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import UNSET
 
 from hetrl.accuracy import INT8, predicted_accuracy_drop_pct
 from hetrl.device_bridge.spec import GpuCost, Processor
@@ -245,7 +246,8 @@ class PlanSpace:
         index = {p.id: i for i, p in enumerate(self.engine.processors)}
         in_order = [g for segment in groups for g in segment] == list(range(self.groups))
         known = {p for segment in plan.segments for p in segment.processors} <= set(index)
-        if not (in_order and known and {option_of(s, index) for s in plan.segments} <= set(self.options)):
+        held = plan.process_cap is not UNSET
+        if held or not (in_order and known and {option_of(s, index) for s in plan.segments} <= set(self.options)):
             return None
         workload = self.device.cost_model().tables.workload
         schedule, fallen = schedule_of(plan, self.engine, self.options, workload, groups)
@@ -265,6 +267,8 @@ class PlanSpace:
         codes: list[int] = []
         for placed in schedule.segments:
             same = bool(codes) and self.single[placed.option] and _current(codes) == placed.option
+            if same and self.engine.on_machine and duty[self.options[placed.option].processors[0]] < 1:
+                return None  # a capped processor idles in between: the space has no such cuts
             codes.append(CONTINUE if same else 1 + placed.option)
             codes += [CONTINUE] * (placed.end - placed.start)
         head = [

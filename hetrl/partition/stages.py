@@ -1,4 +1,4 @@
-"""A plan's segments as the steps of a job: neighbours on one processor are one step."""
+"""A plan's segments as the steps of a job: neighbours on one processor are one step, unless it idles in between."""
 
 from __future__ import annotations
 
@@ -47,10 +47,11 @@ def stages(plan: Plan, graph: OperatorGraph) -> tuple[Stage, ...]:
         Stage(number, groups, segment.parts, segment.axis)
         for number, (segment, groups) in enumerate(zip(plan.segments, check_plan(plan, graph), strict=True))
     ]
+    idling = {cap.processor for cap in plan.caps if cap.duty < 1}
     merged: list[Stage] = []
     for stage in segments:
         last = merged[-1] if merged else None
-        if last and stage.axis is Axis.NONE and last.parts == stage.parts:
+        if last and stage.axis is Axis.NONE and last.parts == stage.parts and stage.processors.isdisjoint(idling):
             merged[-1] = replace(last, groups=tuple(sorted(last.groups + stage.groups)))
         else:
             merged.append(stage)

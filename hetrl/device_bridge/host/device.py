@@ -10,7 +10,7 @@ from itertools import groupby
 from msgspec import UNSET
 
 from hetrl.condition import Condition
-from hetrl.device_bridge.base import Device, DeviceInfo, check_fits, describe_spec
+from hetrl.device_bridge.base import MAX_OUTPUT_ERROR, Device, DeviceInfo, check_fits, describe_spec
 from hetrl.device_bridge.runner.job import Job
 from hetrl.device_bridge.runner.priorities import NO_CAP, Cap
 from hetrl.device_bridge.runner.protocol import Report, Request, Screen
@@ -24,8 +24,8 @@ from hetrl.partition import Partitioner, Target
 from hetrl.partition.ncnn_layer import Unconvertible
 from hetrl.plan import Evidence, Plan
 
-MAX_OUTPUT_ERROR = 1e-3  # largest difference over largest value, of fp32 engines that calculate in another order
 FRAMES_S = 3.0  # 180 frames at 60 Hz
+FRAME_WINDOW_S = 0.5  # between two windows inference waits for a frame to end
 ENDLESS_REPEATS = 100_000  # frames are counted for some time, however short an inference is
 QUICK = Sampling(max_warmup_s=1.0, max_warmup_runs=5, max_s=0.6, min_repeats=5, relative_width=0.04)
 DUEL = Sampling(max_warmup_s=1.0, max_warmup_runs=5, max_s=4.0, min_repeats=15, relative_width=0.01)
@@ -108,13 +108,25 @@ class RunnerDevice(Device):
             return Measurement.failed(Failure.NO_SPACE, f"the plan's files do not fit on this disk ({error.strerror})")
 
     def _answers(self, asked: Sequence[tuple[Job, Request]]) -> list[Measurement]:
-        """Together if they can be, so that they are interleaved; else one by one, so that one fails alone."""
-        jobs, requests = [job for job, _ in asked], {request for _, request in asked}
-        if len(jobs) > 1 and len(requests) == 1 and asked[0][1].screen is None:
-            reports = self._client.compare(jobs, asked[0][1])
-            if not isinstance(reports, MeasurementError):
-                return [self._measurement(job, report) for job, report in zip(jobs, reports, strict=True)]
-        return [self._answer(job, request) for job, request in asked]
+        """Interleaved if they can be; what fails does so alone, and the rest is interleaved without it."""
+        if len(asked) < 2 or len({request for _, request in asked}) > 1 or asked[0][1].screen is not None:
+            return [self._answer(job, request) for job, request in asked]
+        together = self._together(asked)
+        if together is not None:
+            return together
+        answers = [self._answer(job, replace(request, sampling=QUICK)) for job, request in asked]
+        sound = [number for number, answer in enumerate(answers) if answer.ok]
+        again = self._together([asked[number] for number in sound]) if len(sound) > 1 else None
+        for number, answer in zip(sound, again or (), strict=False):
+            answers[number] = answer
+        return answers
+
+    def _together(self, asked: Sequence[tuple[Job, Request]]) -> list[Measurement] | None:
+        jobs = [job for job, _ in asked]
+        reports = self._client.compare(jobs, asked[0][1])
+        if isinstance(reports, MeasurementError):
+            return None
+        return [self._measurement(job, report) for job, report in zip(jobs, reports, strict=True)]
 
     def _answer(self, job: Job, request: Request) -> Measurement:
         report = self._client.measure(job, request)
@@ -132,7 +144,11 @@ class RunnerDevice(Device):
         if condition.ui is not None:
             screen = Screen(rate_hz=condition.ui.rate_hz, work_ms=condition.ui.render_ms)
             sampling = replace(
-                sampling, min_s=FRAMES_S, max_s=max(FRAMES_S, sampling.max_s), max_repeats=ENDLESS_REPEATS
+                sampling,
+                min_s=FRAMES_S,
+                max_s=max(FRAMES_S, sampling.max_s),
+                max_repeats=ENDLESS_REPEATS,
+                window_s=FRAME_WINDOW_S,
             )
         return Request(
             inputs=self._loaded.inputs,

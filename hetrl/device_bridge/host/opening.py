@@ -77,10 +77,11 @@ def load(graph: OperatorGraph, store: BlobStore) -> Loaded:
     seed = 0 if origin.builtin and origin.seeded_weights is None else origin.seeded_weights
     model = origin.model if origin.builtin else Path(origin.model)
     source, _ = open_source(model, seed, shapes)
+    partitioner = Partitioner(source, graph, store)  # first, for it says that weights are missing
     inputs = seeded_inputs(graph, INPUT_SEED)
     reference = reference_outputs(source, inputs)
     return Loaded(
-        Partitioner(source, graph, store),
+        partitioner,
         store.put(pack_arrays([inputs[name] for name in graph.inputs]), ".npz"),
         store.put(pack_arrays([reference[name] for name in graph.outputs]), ".npz"),
     )

@@ -96,6 +96,21 @@ class FrameProbe:
         self.close()
 
 
+class FrameCount:
+    """The frames of a measurement, without those of windows that were done again; counts from now on."""
+
+    def __init__(self, probe: FrameProbe) -> None:
+        self.kept = Frames(0, 0)
+        self._probe = probe
+        probe.restart()
+
+    def window_ended(self, keep: bool) -> None:
+        seen = self._probe.read()
+        if keep:
+            self.kept = Frames(self.kept.frames + seen.frames, self.kept.dropped + seen.dropped)
+        self._probe.restart()
+
+
 def draw(steps: int) -> int:
     """The work of a frame: the same number of instructions every time."""
     value = 1

@@ -141,12 +141,18 @@ class _Kept(Generic[T]):
 
 
 def sample(
-    runs: Sequence[Callable[[], T]], sampling: Sampling, clock: Clock, foreign: Foreign = NO_FOREIGN
+    runs: Sequence[Callable[[], T]],
+    sampling: Sampling,
+    clock: Clock,
+    foreign: Foreign = NO_FOREIGN,
+    ended: Callable[[bool], None] | None = None,
 ) -> list[Sampled[T]]:
     """Time each of `runs` as often as it takes; several are interleaved, in an order drawn anew for every round.
 
     Ends when every interval is narrow, or time or repeats are used up; there is at least one round. Sample i of every
     plan is of the same round.
+
+    :param ended: told after each window whether its samples are kept.
     """
     dice = random.Random(sampling.seed)
     kept: _Kept[T] = _Kept()
@@ -157,7 +163,10 @@ def sample(
         elapsed_s = (clock() - began) / 1000 / len(runs)
         noisy = window.share(foreign.cores) > sampling.foreign_share
         over = elapsed_s >= sampling.max_s
-        if noisy and redone_windows < sampling.max_redone and not (over and not kept.samples_ms):
+        redo = noisy and redone_windows < sampling.max_redone and not (over and not kept.samples_ms)
+        if ended is not None:
+            ended(not redo)
+        if redo:
             redone_windows += 1
             kept.redone += len(window.samples_ms)
         else:

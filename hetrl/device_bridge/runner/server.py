@@ -20,7 +20,7 @@ from hetrl.device_bridge.runner.competitors import Competitors
 from hetrl.device_bridge.runner.engines import NAMES, find_engine
 from hetrl.device_bridge.runner.executor import Span
 from hetrl.device_bridge.runner.foreign import watch_foreign
-from hetrl.device_bridge.runner.frames import FrameProbe
+from hetrl.device_bridge.runner.frames import FrameCount, FrameProbe
 from hetrl.device_bridge.runner.job import Job, job_from_json
 from hetrl.device_bridge.runner.priorities import capped, present_priority, supported_caps
 from hetrl.device_bridge.runner.protocol import EngineState, Hello, Report, Request
@@ -172,10 +172,10 @@ class Server:
                 for place, (handle, reference) in enumerate(zip(handles, references, strict=True), 1)
             ]
             foreign = watch_foreign(pids, self._cores)
-            if probe is not None:
-                probe.restart()
-            sampled = sample(runs, request.sampling, telemetry.now_ms, foreign)
-            frames = probe.read() if probe is not None and len(handles) == 1 else None
+            count = None if probe is None else FrameCount(probe)
+            ended = None if count is None else count.window_ended
+            sampled = sample(runs, request.sampling, telemetry.now_ms, foreign, ended)
+            frames = count.kept if count is not None and len(handles) == 1 else None
             peak_mb = telemetry.peak_memory_mb()
             after = telemetry.look()
             return [

@@ -66,7 +66,7 @@ class Cores:
         kinds = dict.fromkeys(tuple(core in p.cores for p in processors) for core in found)
         covers = np.array(list(kinds), dtype=np.bool_).reshape(len(kinds), len(processors))
         works = np.array([[p in o.processors for o in options] for p in range(len(processors))])
-        fills = (covers.astype(np.int64) @ works > 0).all(axis=0)
+        fills: Bools = np.all(covers.astype(np.int64) @ works > 0, axis=0)
         return Cores(covers, fills, works)
 
     def runs(self, batch: Schedules) -> Floats:
@@ -77,7 +77,8 @@ class Cores:
             capped |= works[batch.option] & (duty < 1)
         last = batch.end == np.arange(len(full))[:, None]
         ends = full & ((last & capped) | ~np.roll(full, -1, axis=0))
-        return np.maximum(1, ends.sum(axis=0)).astype(np.float64)
+        counted: Floats = np.maximum(1.0, ends.sum(axis=0))
+        return counted
 
 
 def drop_rate(contended_ms: Floats, latency_ms: Floats, runs: Floats, ui: Ui, share: float = EQUAL_SHARE) -> Floats:

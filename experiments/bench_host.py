@@ -1,0 +1,314 @@
+"""Measurements until a plan is within 5 % of the best one, on a real machine whose whole plan space was recorded.
+
+python experiments/bench_host.py --record     measure every plan of a small network here (about 15 minutes, be alone)
+python experiments/bench_host.py --write      replay it: every method, ten seeds; writes docs/bench_host.md and .json
+
+The recording is experiments/data/host_space.jsonl.gz: three processors that share cores, so that nothing can be split,
+and a chain of six fusion groups, so that nothing runs side by side: 3^6 plans, each measured. Caps, which only cost
+time here, are left out of the space for every method alike. So no method can ask for what was not measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import cache, cached_property
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx
+from msgspec.structs import replace
+
+import hetrl
+from hetrl.agents.base import AgentRun, Kind
+from hetrl.agents.ledger import Ledger
+from hetrl.agents.problem import Problem
+from hetrl.agents.settings import configured, find_method
+from hetrl.device_bridge.recording import Recorded, RecordingHeader, read_recording, replay
+from hetrl.device_bridge.spec import DeviceSpec
+from hetrl.device_bridge.surrogate.device import SurrogateDevice
+from hetrl.envs.enumerate import Enumeration, Restriction
+from hetrl.envs.space import Decision, PlanSpace
+from hetrl.graph import OperatorGraph
+from hetrl.objective import Objective
+from hetrl.profiling import AT_REST
+from hetrl.zoo.builder import Builder
+
+ROOT = Path(__file__).resolve().parent.parent
+RUNS = ROOT / "runs" / "bench_host"
+RECORDING = ROOT / "experiments" / "data" / "host_space.jsonl.gz"
+PROCESSORS = ("cpu/onnxruntime/fp32", "cpu/openvino/fp32", "cpu/ncnn/fp32")
+METHODS = (
+    ("auto", Kind.AGENT),
+    ("maskable-ppo", Kind.AGENT),
+    ("tpe", Kind.SAMPLER),
+    ("annealing", Kind.SAMPLER),
+    ("random", Kind.SAMPLER),
+)
+WITHIN = 0.05
+SEEDS = 10
+BUDGET = 729  # every plan there is
+MOST_SAME = 0.99  # of the recorded plans must have numbers
+DIGITS = 5
+
+
+class UncappedSpace(PlanSpace):
+    """A plan space without caps, queue windows and kernel slices."""
+
+    @cached_property
+    def globals(self) -> tuple[Decision, ...]:
+        first, *others = super().globals
+        return (first, *(Decision(d.name, d.choices[:1]) for d in others))
+
+
+class UncappedProblem(Problem):
+    """A problem over such a space."""
+
+    @cached_property
+    def space(self) -> PlanSpace:
+        return UncappedSpace(self.planner, self.objective)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One run.
+
+    :param needed: measurements until the first plan within 5 % of the best one; None if it never came.
+    """
+
+    method: str
+    seed: int
+    seeded: bool
+    needed: int | None
+    evaluations: int
+    best_ms: float
+    wall_s: float
+
+
+def network(path: Path) -> Path:
+    """A chain of six fusion groups of different kinds, as an ONNX file without weights."""
+    net = Builder("six")
+    x = net.input("x", (1, 3, 160, 160))
+    x = net.activation(net.conv(x, "stem", 64, 7, stride=2), "stem.relu")
+    x = net.activation(net.conv(x, "depthwise", 64, 5, groups=64), "depthwise.relu")
+    x = net.activation(net.conv(x, "point", 256, 1, stride=2), "point.relu")
+    x = net.activation(net.conv(x, "grouped", 256, 3, groups=32), "grouped.relu")
+    x = net.activation(net.conv(x, "plain", 128, 3), "plain.relu")
+    x = net.activation(net.conv(x, "wide", 128, 5), "wide.relu")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(net.finish(x).model, path)
+    return path
+
+
+def reduced(spec: DeviceSpec, engine: str) -> DeviceSpec:
+    """The device with the recorded processors alone, the first of them in the place of the host."""
+    here = spec.engine(engine)
+    processors = tuple(p for p in here.processors if p.id in PROCESSORS)
+    links = tuple(
+        replace(link, host=PROCESSORS[0], splits=False) for link in here.links if link.accelerator in PROCESSORS[1:]
+    )
+    return replace(spec, engines={engine: replace(here, processors=processors, links=links)}, default_engine=engine)
+
+
+def record() -> None:
+    """Measure the whole space here, or what of it is missing, and keep it compressed."""
+    model, file = network(RUNS / "six.onnx"), RUNS / "host_space.jsonl"
+    within = Restriction(processors=PROCESSORS, splits=False, overlap=False)
+    found = hetrl.profile(
+        str(model), "host", file, within=within, seeded_weights=0, engine="host", limit=BUDGET, progress=Said()
+    )
+    print(f"{found.plans} plans, {found.failed} without numbers, best {found.best_ms} ms")
+    if not found.interrupted:
+        compress(file, RECORDING)
+
+
+class Said:
+    """A line for every 50 plans."""
+
+    def start(self, total: int, label: str) -> None:
+        print(f"{label}: {total} to measure", flush=True)
+
+    def update(self, done: int, best_ms: float | None) -> None:
+        if done % 50 == 0:
+            print(f"{done}, best {best_ms} ms", flush=True)
+
+    def stop(self) -> None: ...
+
+
+def compress(file: Path, target: Path) -> None:
+    """Latencies and timelines with five digits, the rest left out: enough to replay, small enough to keep."""
+    header, records = read_recording(file)
+    lines = [msgspec.json.encode(header), *(msgspec.json.encode(slim(record)) for record in records)]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(gzip.compress(b"\n".join(lines) + b"\n", mtime=0))
+    print(f"wrote {target.relative_to(ROOT)}, {target.stat().st_size / 1e3:.0f} kB")
+
+
+def slim(record: Recorded) -> Recorded:
+    measured = record.measurement
+    timeline = tuple(
+        replace(s, start_ms=digits(s.start_ms), end_ms=digits(s.end_ms), transfer_ms=digits(s.transfer_ms))
+        for s in measured.segments
+    )
+    latency_ms = None if measured.latency_ms is None else digits(measured.latency_ms)
+    error = None if measured.output_error is None else digits(measured.output_error)
+    small = replace(
+        measured, latency_ms=latency_ms, latency_interval_ms=None, samples_ms=(), utilization=(), segments=timeline,
+        output_error=error,
+    )  # fmt: skip
+    return replace(record, measurement=small)
+
+
+def digits(value: float) -> float:
+    return float(f"{value:.{DIGITS}g}")
+
+
+@cache
+def recorded(path: Path) -> tuple[RecordingHeader, tuple[Recorded, ...], OperatorGraph]:
+    """The recording, with the graph of its model."""
+    with tempfile.TemporaryDirectory() as folder:
+        plain = Path(folder) / "recording.jsonl"
+        plain.write_bytes(gzip.decompress(path.read_bytes()))
+        header, records = read_recording(plain)
+        graph = hetrl.load_model(str(network(Path(folder) / "six.onnx")))
+    return replace(header, spec=reduced(header.spec, header.engine)), tuple(records), graph
+
+
+def problem(path: Path) -> UncappedProblem:
+    """The recorded machine, to be planned for with what was assumed of it when it was recorded."""
+    header, records, graph = recorded(path)
+    device = replay(header, records, graph)
+    planner = SurrogateDevice(header.spec, graph, header.engine)
+    return UncappedProblem(device, planner, AT_REST, Objective())
+
+
+def check(path: Path) -> tuple[int, float]:
+    """How many plans there are and the best latency in ms.
+
+    :raises SystemExit: some plan of the space was not recorded.
+    """
+    found = problem(path)
+    plans = list(Enumeration(found.space))
+    answers = [found.device.measure(plan, AT_REST) for plan in plans]
+    times = [a.latency_ms for a in answers if a.latency_ms is not None]
+    if len(times) < MOST_SAME * len(plans):
+        raise SystemExit(f"{len(plans) - len(times)} of {len(plans)} plans have no numbers: record again")
+    return len(plans), min(times)
+
+
+class Reached(Exception):
+    """A run has found what it was to find."""
+
+
+def run(path: Path, best_ms: float, method: str, kind: Kind, seed: int, seeded: bool) -> Outcome:
+    """One method, until it is there, has measured every plan, or has no more to propose."""
+    begin, task = time.monotonic(), problem(path)
+    goal = (1 + WITHIN) * best_ms
+
+    def stop(done: int, found_ms: float | None) -> None:
+        if found_ms is not None and found_ms <= goal:
+            raise Reached
+
+    ledger = Ledger(task.space, task.device, task.condition, task.objective, BUDGET, update=stop)
+    with suppress(Reached):
+        for name, plan in [*(task.candidates if seeded else []), ("reference", task.cpu_plan())]:
+            ledger.measure(plan, name)
+        ledger.reference_ms = task.reference_ms
+        found = find_method(kind, method)
+        found.propose(AgentRun(method, ledger, seed, None), configured(found, method, BUDGET, {}))
+    times = [np.inf if t.latency_ms is None else t.latency_ms for t in ledger.trials]
+    needed = next((n for n, ms in enumerate(times, 1) if ms <= goal), None)
+    return Outcome(method, seed, seeded, needed, len(times), min(times), time.monotonic() - begin)
+
+
+def all_outcomes(
+    path: Path, best_ms: float, methods: Sequence[tuple[str, Kind]], seeds: int, jobs: int
+) -> list[Outcome]:
+    todo = [
+        (path, best_ms, m, kind, seed, seeded)
+        for seeded in (False, True)
+        for m, kind in methods
+        for seed in range(seeds)
+    ]
+    with ProcessPoolExecutor(jobs) as pool:
+        return list(pool.map(run, *zip(*todo, strict=True)))
+
+
+def markdown(outcomes: Sequence[Outcome], plans: int, best_ms: float, header: RecordingHeader) -> str:
+    """The document."""
+    lines = [
+        "# Measurements until a plan is good, on a real machine",
+        "",
+        "Made by `python experiments/bench_host.py --write` from `experiments/data/host_space.jsonl.gz`: all "
+        f"{plans} plans of a chain of six fusion groups on {', '.join(PROCESSORS)} of a {header.spec.soc}, each",
+        f"measured once. The best takes {best_ms:.3g} ms. A cell is how many plans were measured up to the first",
+        f"within {100 * WITHIN:.0f} % of it: median, and least to most of the seeds.",
+        "",
+        "`no seeds`: the first plan is the whole model on the CPU, then each method is on its own. `seeds`: hand",
+        "policies and the exact plan of the uncorrected surrogate come first, the same for all.",
+        "",
+        "| method | no seeds | seeds |",
+        "|---|---|---|",
+    ]
+    for method in dict.fromkeys(o.method for o in outcomes):
+        cells = [cell([o for o in outcomes if (o.method, o.seeded) == (method, seeded)]) for seeded in (False, True)]
+        lines.append(f"| {method} | {cells[0]} | {cells[1]} |")
+    lines += ["", *(verdict(outcomes, seeded) for seeded in (False, True)), ""]
+    return "\n".join(lines)
+
+
+def needs(outcomes: Sequence[Outcome]) -> list[float]:
+    """Measurements of each run; infinitely many where it never got there."""
+    return [np.inf if o.needed is None else float(o.needed) for o in outcomes]
+
+
+def cell(outcomes: Sequence[Outcome]) -> str:
+    values = needs(outcomes)
+    middle, low, high = (
+        f"{v:.0f}" if np.isfinite(v) else "never" for v in (statistics.median(values), min(values), max(values))
+    )
+    return f"{middle} ({low}-{high})"
+
+
+def verdict(outcomes: Sequence[Outcome], seeded: bool) -> str:
+    """Whether `auto` needs at most half of TPE's measurements."""
+    medians = {
+        m: statistics.median(needs([o for o in outcomes if (o.method, o.seeded) == (m, seeded)]))
+        for m in ("auto", "tpe")
+    }
+    told = "With seeds" if seeded else "Without seeds"
+    word = "at most" if medians["auto"] <= medians["tpe"] / 2 else "more than"
+    return f"{told}, `auto` needs {word} half of TPE's measurements ({medians['auto']:.0f} to {medians['tpe']:.0f}).  "
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--record", action="store_true", help="measure instead of replaying")
+    parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--write", action="store_true")
+    options = parser.parse_args()
+    if options.record:
+        record()
+        return
+    plans, best_ms = check(RECORDING)
+    outcomes = all_outcomes(RECORDING, best_ms, METHODS, options.seeds, options.jobs)
+    text = markdown(outcomes, plans, best_ms, recorded(RECORDING)[0])
+    print(text)
+    if options.write:
+        (ROOT / "docs" / "bench_host.md").write_text(text, encoding="utf-8")
+        rows = [asdict(o) | {"wall_s": round(o.wall_s, 1)} for o in outcomes]
+        (ROOT / "docs" / "bench_host.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
