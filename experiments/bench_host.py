@@ -126,7 +126,7 @@ def record() -> None:
     found = hetrl.profile(
         str(model), "host", file, within=within, seeded_weights=0, engine="host", limit=BUDGET, progress=Said()
     )
-    print(f"{found.plans} plans, {found.failed} without numbers, best {found.best_ms} ms")
+    print(f"{found.known + found.measured} of {found.plans} plans, {found.failed} failed, best {found.best_ms} ms")
     if not found.interrupted:
         compress(file, RECORDING)
 

@@ -148,13 +148,14 @@ def measure(
         seeded_weights=seeded_weights,
         record=record,
     )
-    name = policy or (str(plan) if not isinstance(plan, Plan) else "plan")
-    if chosen is None:
-        chosen = hand.plan(problem.planner) if hand is not None else problem.optimal_plan()
-    row = measured_row(name, chosen, problem.device, problem.condition, objective)
-    if policy == "exact" and problem.knows_optimum:
-        return bounded(row, problem.optimum.bound_ms)
-    return certified(row, chosen.expected, problem.condition)
+    with problem.device:  # which may hold a process, a connection or a file
+        name = policy or (str(plan) if not isinstance(plan, Plan) else "plan")
+        if chosen is None:
+            chosen = hand.plan(problem.planner) if hand is not None else problem.optimal_plan()
+        row = measured_row(name, chosen, problem.device, problem.condition, objective)
+        if policy == "exact" and problem.knows_optimum:
+            return bounded(row, problem.optimum.bound_ms)
+        return certified(row, chosen.expected, problem.condition)
 
 
 def compare(
@@ -200,20 +201,21 @@ def compare(
         seeded_weights=seeded_weights,
         record=record,
     )
-    if train:
-        result = run_search(problem, search, None, None, progress or Silent())
-        rows, named = list(result.rows), {"learned": result.plan}
-    else:
-        rows, named = comparison_rows(problem), {}
-    for path, plan in loaded:
-        name = "learned" if len(loaded) == 1 and not train else path
-        rows.append(measured_row(name, plan, problem.device, problem.condition, objective))
-        named[name] = plan
-    comparison = compared(problem, rows)
-    if not (explain or against is not None):
-        return comparison
-    told = explained(problem, comparison, dict(problem.candidates) | named, against)
-    return msgspec.structs.replace(comparison, explain=told)
+    with problem.device:  # which may hold a process, a connection or a file
+        if train:
+            result = run_search(problem, search, None, None, progress or Silent())
+            rows, named = list(result.rows), {"learned": result.plan}
+        else:
+            rows, named = comparison_rows(problem), {}
+        for path, plan in loaded:
+            name = "learned" if len(loaded) == 1 and not train else path
+            rows.append(measured_row(name, plan, problem.device, problem.condition, objective))
+            named[name] = plan
+        comparison = compared(problem, rows)
+        if not (explain or against is not None):
+            return comparison
+        told = explained(problem, comparison, dict(problem.candidates) | named, against)
+        return msgspec.structs.replace(comparison, explain=told)
 
 
 def profile(
