@@ -278,11 +278,12 @@ def test_frames_of_windows_that_are_done_again_do_not_count() -> None:
     assert count.kept == Frames(20, 1 + 3)
 
 
-TRIES = 3
+TRIES = 6
+APART = 0.15  # of all frames: flat out some 45 % are dropped, out of the way next to none
 
 
 def test_inference_drops_frames_unless_it_is_out_of_the_way(tmp_path: Path) -> None:
-    """On a machine whose cores others use all the time there is nothing to see."""
+    """Other programs make frames late as well, so that the two are held against each other, more than once."""
     model = str(save_tiny_cnn(tmp_path / "tiny.onnx", size=512))
     with quick_host(tmp_path, Limits(run_s=60)) as patch:  # whoever is idle may have to wait
         patch.setattr("hetrl.device_bridge.host.device.QUICK", Sampling(max_warmup_runs=2, max_s=0.1, min_repeats=3))
@@ -290,11 +291,11 @@ def test_inference_drops_frames_unless_it_is_out_of_the_way(tmp_path: Path) -> N
         with open_host("", resolve_model(model), "onnxruntime") as device:
             flat_out = next(p for p in whole_model_plans(device) if p.processors == (CPU,))
             out_of_the_way = replace(flat_out, process_cap=IDLE)
+            seen = []
             for _ in range(TRIES):
                 beside, away = (device.measure(plan, WITH_UI) for plan in (flat_out, out_of_the_way))
-                assert beside.ok and away.ok
-                if not (beside.foreign_load or away.foreign_load):
-                    assert beside.frame_drop_rate is not None and away.frame_drop_rate is not None
-                    assert beside.frame_drop_rate > 0.25 and away.frame_drop_rate < 0.1
+                assert beside.frame_drop_rate is not None and away.frame_drop_rate is not None
+                seen.append((beside.frame_drop_rate, away.frame_drop_rate))
+                if beside.frame_drop_rate > away.frame_drop_rate + APART:
                     return
-    pytest.skip("other programs took the cores all the time")
+    raise AssertionError(f"frames dropped beside inference, flat out and out of the way: {seen}")

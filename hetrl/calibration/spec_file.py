@@ -18,6 +18,7 @@ from hetrl.device_bridge.quantity import Quantity, Source
 from hetrl.device_bridge.spec import SCHEMA, DeviceSpec, Engine, Known
 from hetrl.zoo.resolve import resolve_model
 
+MACHINES_ONLY = frozenset({"cores", "number", "group_factors"})  # fields that no phone's file has
 TABLE_1 = "the study's table 1 (arXiv 2405.01851)"
 
 
@@ -75,7 +76,7 @@ def encode_spec(spec: DeviceSpec) -> bytes:
 
 def _rounded(value: Any) -> Any:
     if isinstance(value, dict):
-        return {str(k): _rounded(v) for k, v in value.items()}
+        return {str(k): _rounded(v) for k, v in value.items() if k not in MACHINES_ONLY or v not in (None, {}, ())}
     if isinstance(value, list | tuple):
         return [_rounded(v) for v in value]
     return float(f"{value:.5g}") if isinstance(value, float) else value

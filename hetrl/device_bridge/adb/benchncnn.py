@@ -112,6 +112,8 @@ class Benchncnn:
         command = [*guard, program, *(str(n) for n in numbers), f"param={param}", f"shape={shape}"]
         began = time.monotonic()
         done = self._adb.shell(command, s.timeout_s + TIMEOUT_SLACK_S)
+        if done.code == KILLED:
+            self._adb.shell(["true"])  # a phone that restarts kills it as well: that is a lost connection
         if done.code and time.monotonic() - began >= s.timeout_s:
             return MeasurementError(Failure.TIMEOUT, f"benchncnn did not end within {s.timeout_s:g} s")
         return _answer(done.code, f"{done.stdout}\n{done.stderr}", param)
