@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hetrl.device_bridge.blobs import BlobStore
 from hetrl.device_bridge.runner.job import Job, Piece, Port, TensorInfo
@@ -97,6 +97,8 @@ class Partitioner:
                 parts.append(piece)
             before = list(range(len(pieces), len(pieces) + len(parts)))
             pieces += parts
+        if len(pieces) == 1:
+            pieces = [replace(pieces[0], alone=True)]
         return Job(self._tensors(pieces), self.graph.inputs, self.graph.outputs, tuple(pieces))
 
     def _cuts(self, stage: Stage) -> list[_Cut]:
