@@ -11,7 +11,8 @@ from typing import cast
 
 from hetrl import plugins
 from hetrl.device_bridge.base import Device
-from hetrl.errors import UsageError
+from hetrl.device_bridge.spec import builtin_names
+from hetrl.errors import UnknownName, UsageError
 from hetrl.graph import OperatorGraph
 
 GROUP = "hetrl.devices"
@@ -32,4 +33,10 @@ def open_device(address: str, graph: OperatorGraph, engine: str | None = None) -
     if scheme not in plugins.names(GROUP):
         scheme, rest = DEFAULT_SCHEME, address
     opener = cast(Opener, plugins.load(GROUP, scheme, "device", "hetrl devices"))
-    return opener(rest, graph, engine)
+    try:
+        return opener(rest, graph, engine)
+    except UnknownName as error:
+        if error.kind != "device":
+            raise
+        known = [*builtin_names(), *(name for name in plugins.names(GROUP) if name != DEFAULT_SCHEME)]
+        raise UnknownName("device", address, known, "hetrl devices") from None
