@@ -66,7 +66,7 @@ def tune(
     from hetrl.agents.start import start
     from hetrl.agents.tuner import Search
 
-    wanted = Search(agent, budget or DEFAULT_BUDGET, seed, seeds, Kind.AGENT, _settings(settings))
+    wanted = Search(agent, DEFAULT_BUDGET if budget is None else budget, seed, seeds, Kind.AGENT, _settings(settings))
     about = (model, device, engine, condition, objective, input_shapes, seeded_weights)
     real = REAL_BUDGET if budget is None else None
     return start(wanted, *about, real_budget=real, out=out, resume=resume, record=record, progress=progress)
@@ -99,7 +99,9 @@ def search(
     from hetrl.agents.start import start
     from hetrl.agents.tuner import Search
 
-    wanted = Search(sampler, budget or DEFAULT_BUDGET, seed, seeds, Kind.SAMPLER, _settings(settings))
+    wanted = Search(
+        sampler, DEFAULT_BUDGET if budget is None else budget, seed, seeds, Kind.SAMPLER, _settings(settings)
+    )
     about = (model, device, engine, condition, objective, input_shapes, seeded_weights)
     real = REAL_BUDGET if budget is None else None
     return start(wanted, *about, real_budget=real, out=out, resume=resume, record=record, progress=progress)

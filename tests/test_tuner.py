@@ -252,3 +252,8 @@ NOTHING = """
 <ir_version: 8, opset_import: ["" : 17]>
 nothing (float[1,4] x) => (float[1,4] y) { y = Identity(x) }
 """
+
+
+def test_a_budget_of_nothing_is_no_budget_left_away() -> None:
+    with pytest.raises(UsageError, match="a budget of 0"):
+        hetrl.tune("vgg16", "d1", budget=0)
