@@ -167,7 +167,7 @@ def compare(
     plans: Sequence[str | Path] = (),
     train: bool = False,
     agent: str = DEFAULT_AGENT,
-    budget: int = DEFAULT_BUDGET,
+    budget: int | None = None,
     seed: int = 0,
     engine: str | None = None,
     condition: str | None = None,
@@ -191,7 +191,7 @@ def compare(
     from hetrl.agents.rows import measured_row
     from hetrl.agents.tuner import Search, run_search
 
-    search = Search(agent, budget, seed)
+    search = Search(agent, DEFAULT_BUDGET if budget is None else budget, seed)
     loaded = [(str(path), load_plan(path)) for path in plans]
     problem = Problem.of(
         model,
@@ -204,6 +204,8 @@ def compare(
         record=record,
     )
     with problem.device:  # which may hold a process, a connection or a file
+        if budget is None and not problem.device.describe().deterministic:
+            search = Search(agent, REAL_BUDGET, seed)
         if train:
             result = run_search(problem, search, None, None, progress or Silent())
             rows, named = list(result.rows), {"learned": result.plan}

@@ -13,8 +13,9 @@ from hetrl.calibration.machine import Machine
 from hetrl.calibration.machine_errors import median_error, unseen_models, unseen_plans, with_errors
 from hetrl.calibration.machine_runs import Recording
 from hetrl.device_bridge.host.opening import calibrated_path
+from hetrl.device_bridge.host.processors import refreshed
 from hetrl.device_bridge.recording import RecordingHeader, read_recording
-from hetrl.device_bridge.spec import Engine, RooflineCost
+from hetrl.device_bridge.spec import Engine, RooflineCost, load_spec
 from hetrl.errors import UsageError
 from hetrl.graph import OperatorGraph
 from hetrl.zoo.catalog import catalog
@@ -72,6 +73,8 @@ def calibrate(
     :raises UsageError: a model is missing, the recordings do not belong together, or there is nothing to learn from.
     :raises MissingExtra: scipy is not installed.
     """
+    if out is not None and out.suffix != ".json":
+        raise UsageError(f"{out} does not end in .json", "give --out my-device.json")
     given = [resolve_model(model, dict(input_shapes) if input_shapes else None) for model in models]
     machine = Machine([_recording(file, given) for file in files])
     plans, others = unseen_plans(machine, seed), unseen_models(machine)
@@ -80,8 +83,8 @@ def calibrate(
     engine = with_errors(spec.engine(name), plans, others)
     spec = replace(spec, engines={**spec.engines, name: engine})
     target = out or calibrated_path(spec.id)
-    if target.suffix != ".json":
-        raise UsageError(f"{target} does not end in .json", f"--out {target.with_suffix('.json')}")
+    if out is None and target.exists():  # its other engine sets were calibrated by themselves
+        spec = replace(spec, engines={**refreshed(load_spec(str(target)), spec).engines, name: engine})
     _write(target, msgspec.json.format(msgspec.json.encode(spec), indent=1) + b"\n")
     return Calibration(
         device=spec.id,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hetrl.agents.ledger import Ledger
 from hetrl.agents.problem import Problem
 from hetrl.agents.rows import row_of
+from hetrl.envs.evaluate import require_present
 from hetrl.plan import Plan
 from hetrl.results import Row
 
@@ -23,12 +24,16 @@ def duel(problem: Problem, ledger: Ledger, *, short: bool = False) -> tuple[str,
     Every plan is measured once, under all the names that it goes by; failures are rows as well.
 
     :param short: somebody waits for the end: only the best plan against the hand policy that looked best.
+    :raises DeviceFailed: the device went away.
     """
     best, named = (
         (finalists(ledger, 1), _best_known(problem, ledger)) if short else (finalists(ledger), problem.candidates)
     )
     plans = {plan.key: plan for _, plan in [*best, *named] if not plan.stretched}
-    found = dict(zip(plans, problem.device.compare(list(plans.values()), problem.condition), strict=True))
+    answers = problem.device.compare(list(plans.values()), problem.condition)
+    for answer in answers:
+        require_present(answer, problem.device)
+    found = dict(zip(plans, answers, strict=True))
 
     def row(name: str, plan: Plan) -> Row:
         return row_of(name, plan, found[plan.key], problem.graph, problem.objective)

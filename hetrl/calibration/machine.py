@@ -93,7 +93,8 @@ class Machine:
         size = len(PARAMETERS)
         values = numbers[: size * len(self.engine.processors)].reshape(-1, size)
         moves = numbers[values.size :].reshape(2, -1)
-        counts = [sum(row.processor == p for run in runs for row in run.rows) for p in range(len(values))]
+        alone = [row.processor for run in runs for row in run.rows if len(row.segment.parts) == 1]
+        counts = [alone.count(p) for p in range(len(values))]
         models = sorted({run.model for run in runs})
         note = f"of {', '.join(self.graphs[m].name for m in models)}, by hetrl calibrate"
         factors = {
@@ -107,8 +108,10 @@ class Machine:
         engine = replace(
             self.engine,
             processors=tuple(
-                _with_rates(processor, found, f"{count} segments {note}") if count else processor
-                for processor, found, count in zip(self.engine.processors, values, counts, strict=True)
+                _with_rates(processor, values[p], self._told(p), f"{counts[p]} segments {note}")
+                if counts[p]
+                else processor
+                for p, processor in enumerate(self.engine.processors)
             ),
             links=tuple(
                 _with_moves(link, float(moves[0, i]), float(moves[1, i]), note)
@@ -123,6 +126,11 @@ class Machine:
         )
         links = tuple(self._with_contention(link, self.spec(engine), runs, note) for link in engine.links)
         return self.spec(replace(engine, links=links))
+
+    def _told(self, p: int) -> frozenset[str]:
+        """The numbers of a processor that the models' operators tell something of."""
+        seen = np.any([features[p].any(axis=0) for features in self._features], axis=0)
+        return frozenset(name for name, told in zip(PARAMETERS, seen, strict=True) if told)
 
     def spec(self, engine: Engine) -> DeviceSpec:
         """The recorded device with another version of the engine set."""
@@ -224,8 +232,11 @@ def _robust(table: Floats, times: Floats, weights: Floats, held: tuple[Floats, F
     return found
 
 
-def _with_rates(processor: Processor, values: Floats, note: str) -> Processor:
-    numbers = {name: _fitted(float(value), note) for name, value in zip(PARAMETERS, values, strict=True)}
+def _with_rates(processor: Processor, values: Floats, told: frozenset[str], note: str) -> Processor:
+    numbers = {
+        name: _fitted(float(value), note) if name in told else getattr(processor.cost, name)
+        for name, value in zip(PARAMETERS, values, strict=True)
+    }
     return replace(processor, cost=RooflineCost(**numbers))
 
 

@@ -15,7 +15,7 @@ from hetrl.device_bridge.surrogate.conditions import COLD, load_of
 from hetrl.device_bridge.surrogate.tables import MELEMS
 from hetrl.device_bridge.surrogate.workload import Workload
 from hetrl.graph import OperatorGraph
-from hetrl.plan import Segment
+from hetrl.plan import Evidence, Segment
 from hetrl.plan_check import check_plan
 
 Floats = npt.NDArray[np.float64]
@@ -112,6 +112,8 @@ def _run(model: int, graph: OperatorGraph, workload: Workload, engine: Engine, r
 
 def _at_rest(record: Recorded) -> bool:
     plan, measured, condition = record.plan, record.measurement, parse_condition(record.condition)
+    if measured.evidence is not Evidence.MEASURED:
+        return False
     if condition.ui is not None or load_of(condition) != COLD or not measured.ok or measured.fallbacks:
         return False
     if plan.caps or plan.overlap or plan.stretched or plan.compression.prune_ratio:

@@ -76,6 +76,10 @@ class Recorder(Device):
     def describe(self) -> DeviceInfo:
         return self._device.describe()
 
+    @property
+    def default_condition(self) -> Condition:
+        return self._device.default_condition
+
     def allowing(self, max_output_error: float | None) -> Recorder:
         allowed = copy(self)  # writes to the same file
         allowed._device = self._device.allowing(max_output_error)

@@ -171,10 +171,11 @@ class RunnerClient:
         return self._call(self._running(), "hello", {"engines": True}, self._limits.start_s, Hello, "hello")
 
     def _measure(self, jobs: tuple[Job, ...], do: str, request: Request, kind: type[T]) -> T:
+        others = self._loaded.keys() - set(jobs)
         try:
             return self._measure_once(jobs, do, request, kind)
         except _Failed as failed:
-            if failed.error.kind is not Failure.OUT_OF_MEMORY or set(jobs) >= self._loaded.keys():
+            if failed.error.kind is not Failure.OUT_OF_MEMORY or not others:
                 raise
         self._replace()  # other jobs held memory: once more without them
         return self._measure_once(jobs, do, request, kind)

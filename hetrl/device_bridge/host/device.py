@@ -125,7 +125,8 @@ class RunnerDevice(Device):
         jobs = [job for job, _ in asked]
         reports = self._client.compare(jobs, asked[0][1])
         if isinstance(reports, MeasurementError):
-            return None
+            lost = reports.kind is Failure.LOST  # then nobody is there to ask one by one
+            return [Measurement.failed(reports.kind, reports.message) for _ in jobs] if lost else None
         return [self._measurement(job, report) for job, report in zip(jobs, reports, strict=True)]
 
     def _answer(self, job: Job, request: Request) -> Measurement:
