@@ -39,11 +39,23 @@ def alive(pid: int) -> bool:
 
 
 def kill_tree(pid: int) -> None:
-    """Kill a process and all that descend from it, whatever sessions they made."""
-    for child in _children(pid):
-        kill_tree(child)
+    """Kill a process and all that descend from it, whatever sessions they made, as a power cut does.
+
+    All stop before any dies, and parents die first: a daemon would else tell its client that its child was killed.
+    """
+    for member in _stopped(pid):
+        _signal(member, signal.SIGKILL)
+
+
+def _stopped(pid: int) -> list[int]:
+    """The process, which no longer runs, and its descendants, which do not either, parents first."""
+    _signal(pid, signal.SIGSTOP)
+    return [pid, *(member for child in _children(pid) for member in _stopped(child))]
+
+
+def _signal(pid: int, what: signal.Signals) -> None:
     try:
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, what)
     except ProcessLookupError:
         pass
 
