@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from types import TracebackType
 import msgspec
 
 from hetrl.errors import PlanError, RunError
-from hetrl.json_lines import drop_torn_line
+from hetrl.json_lines import open_to_append, whole_lines
 from hetrl.plan import Plan
 
 SCHEMA = "hetrl.trials/1"
@@ -101,15 +100,8 @@ class TrialLog:
 
     def __init__(self, path: Path, header: Header, *, append: bool) -> None:
         self._encoder = msgspec.json.Encoder()
-        self._file = path.open("ab", buffering=0)
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._file.close()
-            raise RunError(f"another hetrl is writing {path}", "wait for it, or give another --out") from None
-        if append:
-            drop_torn_line(path)
-        else:
+        self._file = open_to_append(path, "wait for it, or give another --out")
+        if not append:
             self._file.write(self._encoder.encode(header) + b"\n")
 
     def append(self, trial: Trial) -> None:
@@ -136,7 +128,7 @@ def read_trials(path: Path) -> tuple[Header, list[Trial]]:
         data = path.read_bytes()
     except OSError as error:
         raise RunError(f"{path} cannot be read ({error.strerror})", "give the folder of an earlier run") from None
-    lines = data[: data.rfind(b"\n") + 1].splitlines()
+    lines = whole_lines(data)
     if not lines:
         raise RunError(f"{path} holds no finished evaluation", "start the run anew without --resume")
     try:
