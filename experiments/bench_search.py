@@ -4,7 +4,8 @@ python experiments/bench_search.py                     all contestants, d1, four
 python experiments/bench_search.py --only auto tpe     some of them
 python experiments/bench_search.py --write             also write docs/bench_search.md, .json and .png
 
-What is done is kept in runs/bench_search: the same command goes on where it was stopped.
+What is done is kept in runs/bench_search: the same command goes on where it was stopped. A run that has reached the
+proven optimum ends there: it has nothing left to find.
 """
 
 from __future__ import annotations
@@ -18,11 +19,15 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 import torch_graphs
 
 import hetrl
+from hetrl.agents.base import Kind
+from hetrl.agents.settings import configured, find_method
+from hetrl.progress import Silent
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "runs" / "bench_search"
@@ -31,7 +36,8 @@ MODELS = ("vgg16", "resnet18", "mobile", "branchy")
 POINTS = (50, 100, 200, 500, 1000, 5000)
 SEEDS = (0, 1, 2, 3, 4)
 TIE_PCT = 0.05
-SHORT, LONG = 1000, 5000  # evaluations of the two runs of each: what suits a budget depends on it
+SHORT, LONG = 1000, 5000  # evaluations; both are run where what suits a budget depends on it
+PROVEN = 1 + 1e-6  # the curve's file has six digits
 
 
 @dataclass(frozen=True)
@@ -77,27 +83,55 @@ class Outcome:
     wall_s: float
 
 
+class UntilOptimal(Silent):
+    """Ends a run, as Ctrl-C would, once it is at the proven optimum (ms)."""
+
+    def __init__(self, optimum_ms: float | None) -> None:
+        self._enough_ms = 0.0 if optimum_ms is None else optimum_ms * PROVEN
+
+    def update(self, done: int, best_ms: float | None) -> None:
+        if best_ms is not None and best_ms <= self._enough_ms:
+            raise KeyboardInterrupt
+
+
+@cache
+def optimum_ms(source: str) -> float | None:
+    """The proven optimum of a network, None where there is no proof."""
+    row = hetrl.measure(source, DEVICE, policy="exact")
+    return row.latency_ms if row.gap_to_exact is not None and row.gap_to_exact < PROVEN - 1 else None
+
+
+def budgets(contestant: Contestant) -> list[int]:
+    """Those of its runs: a long one alone, where the settings for a short one are the same."""
+    kind = Kind.AGENT if contestant.learns else Kind.SAMPLER
+    method, known = find_method(kind, contestant.method), dict(contestant.settings)
+    short, long = (configured(method, contestant.method, budget, known) for budget in (SHORT, LONG))
+    both = [LONG] if short == long else [SHORT, LONG]
+    return sorted({min(budget, contestant.most) for budget in both})
+
+
 def run(contestant: Contestant, model: str, seed: int, budget: int) -> Outcome:
     """Let one contestant tune one network, and read its learning curve."""
     source = str(torch_graphs.exported(model, RUNS / "models")) if model in torch_graphs.NETWORKS else model
     begin = time.monotonic()
+    enough = UntilOptimal(optimum_ms(source))
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         known = dict(contestant.settings)
         if contestant.learns:
             found = hetrl.tune(
                 source, DEVICE, agent=contestant.method, settings=known, budget=budget, seed=seed,
-                seeds=False, out=out,
+                seeds=False, out=out, progress=enough,
             )  # fmt: skip
         else:
             found = hetrl.search(
                 source, DEVICE, sampler=contestant.method, settings=known, budget=budget, seed=seed,
-                seeds=False, out=out,
+                seeds=False, out=out, progress=enough,
             )  # fmt: skip
         with (out / "learning_curve.csv").open() as file:
             best = [float(row["best_latency_ms"]) for row in csv.DictReader(file)]
     # One that ran out of new plans before its budget has found all that it will.
-    points = [n for n in POINTS if (n > SHORT if budget == LONG else n <= budget)]
+    points = [n for n in POINTS if n <= budget and (n > SHORT or budget in budgets(contestant)[:1])]
     marks = {str(n): best[min(n, len(best)) - 1] for n in points}
     wall_s = time.monotonic() - begin
     return Outcome(contestant.label, model, seed, budget, marks, len(best), found.exact_ms, found.bound_ms, wall_s)
@@ -114,11 +148,9 @@ def all_outcomes(contestants: Sequence[Contestant], options: argparse.Namespace)
         (contestant, model, seed, budget)
         for model in models
         for seed in options.seeds
-        for budget in (SHORT, LONG)
         for contestant in contestants
-        if budget == SHORT or (contestant.most == LONG and seed < options.long_seeds)
+        for budget in budgets(contestant)
     ]
-    todo = [(c, m, s, min(b, c.most)) for c, m, s, b in todo]
     todo = [one for one in todo if not _file(one[0].label, *one[1:]).exists()]
     with ProcessPoolExecutor(options.jobs) as pool:
         waiting = {pool.submit(run, *one): one for one in todo}
@@ -152,7 +184,8 @@ def gaps(outcomes: Sequence[Outcome]) -> dict[str, dict[str, dict[str, list[floa
 def load(labels: Sequence[str]) -> list[Outcome]:
     """Everything that is done of these contestants."""
     found = [Outcome(**json.loads(path.read_text(encoding="utf-8"))) for path in sorted(RUNS.glob("*.json"))]
-    return [o for o in found if o.contestant in labels and o.seed in SEEDS]
+    wanted = {(c.label, budget) for c in CONTESTANTS if c.label in labels for budget in budgets(c)}
+    return [o for o in found if (o.contestant, o.budget) in wanted and o.seed in SEEDS]
 
 
 def markdown(outcomes: Sequence[Outcome]) -> str:
@@ -165,8 +198,10 @@ def markdown(outcomes: Sequence[Outcome]) -> str:
         f"Made by `python experiments/bench_search.py --write`. Surrogate of {DEVICE}, cold, no seeds: the first",
         "evaluation is the whole model on the CPU, then each method is on its own. A cell is the gap in percent",
         "between the best plan so far and the best known one (the proven optimum, where there is a proof): median",
-        f"over {len(SEEDS)} seeds, and from least to most. Up to {SHORT:,} evaluations a run of {SHORT:,} counts,",
-        f"behind that one of {LONG:,}. TPE looks back at no more trials than its setting `memory` says.",
+        f"over {len(SEEDS)} seeds, and from least to most. Where a method's settings depend on the budget (annealing",
+        f"cools to its end), a run of {SHORT:,} evaluations counts up to there, and one of {LONG:,} behind. A run ends",
+        "at the proven optimum, and its seconds are those of two such runs at a time. TPE looks back at no more trials",
+        "than its setting `memory` says.",
         "",
         "`auto` and `beam` ask the surrogate for a ranking before they measure, and here the surrogate *is* the",
         "device, so their ranking is never wrong: on a phone it would be.",
@@ -176,7 +211,7 @@ def markdown(outcomes: Sequence[Outcome]) -> str:
         proven = next((o.exact_ms for o in outcomes if o.model == model), None)
         lines += [f"## {model}" + ("" if proven else " (no proven optimum)"), ""]
         lines += [
-            "| method | " + " | ".join(f"{n:,}" for n in POINTS) + " | s to 1,000 |",
+            "| method | " + " | ".join(f"{n:,}" for n in POINTS) + " | s |",
             "|---" * (len(POINTS) + 2) + "|",
         ]
         for label in labels:
@@ -186,7 +221,8 @@ def markdown(outcomes: Sequence[Outcome]) -> str:
                 spread = f"{statistics.median(values):.1f} ({min(values):.1f}-{max(values):.1f})" if values else ""
                 spread += f", {len(values)} seeds" if 0 < len(values) < len(SEEDS) else ""
                 cells.append(spread)
-            walls = [o.wall_s for o in outcomes if (o.model, o.contestant, o.budget) == (model, label, SHORT)]
+            mine = [o for o in outcomes if (o.model, o.contestant) == (model, label)]
+            walls = [o.wall_s for o in mine if o.budget == max(each.budget for each in mine)]
             wall = f"{statistics.median(walls):.0f}" if walls else ""
             lines.append(f"| {label} | " + " | ".join(cells) + f" | {wall} |")
         lines.append("")
@@ -242,7 +278,6 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="labels of the contestants to run")
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
-    parser.add_argument("--long-seeds", type=int, default=len(SEEDS), help="seeds that also run 5,000 evaluations")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()

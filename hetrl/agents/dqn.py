@@ -53,6 +53,7 @@ def _propose(run: AgentRun, config: DqnConfig) -> None:
             seed=run.seed,
             device="cpu",
         )
+        model.inertia = config.inertia
         model.random_plans = config.random_plans
         return model
 

@@ -8,6 +8,16 @@ import torch
 from torch import nn
 
 
+def lean(action_net: nn.Module, inertia: float) -> None:
+    """Make the first choice, the one that does nothing, that much likelier (log-odds) than each of the others.
+
+    Uniform choices would begin a new segment at almost every fusion group, and plans of many segments are slow.
+    """
+    assert isinstance(action_net, nn.Linear)
+    with torch.no_grad():
+        action_net.bias[0] += inertia
+
+
 class BoundedLogits(nn.Module):
     """Keeps logits within [-bound, bound], so that no legal choice ever becomes impossible.
 

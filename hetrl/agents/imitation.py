@@ -20,8 +20,12 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Episode:
-    """One plan as it was decided: (T, F) observations, (T,) actions, (T, A) masks of legal ones if there are any."""
+    """One plan as it was decided: (T, F) observations, (T,) actions, (T, A) masks of legal ones if there are any.
 
+    :param plan: the same for all ways to decide one plan.
+    """
+
+    plan: bytes
     cost_ms: float
     observations: Floats
     actions: Ints
@@ -52,7 +56,7 @@ class Elite:
 
     def offer(self, episode: Episode) -> None:
         """Keep the episode if it is among the best and not there yet."""
-        if episode.cost_ms >= self.limit_ms or any(np.array_equal(episode.actions, e.actions) for e in self.episodes):
+        if episode.cost_ms >= self.limit_ms or any(episode.plan == e.plan for e in self.episodes):
             return
         self.episodes = sorted([*self.episodes, episode], key=lambda e: e.cost_ms)[: self.size]
         self._lesson = None

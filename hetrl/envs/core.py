@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -38,7 +38,7 @@ class PartitionCore:
 
     :param evaluator: (length, B) complete decisions -> outcomes.
     :param reference_ms: latency of a plan that keeps every budget; the scale of rewards.
-    :param pinned: so many of the plans may only be of granularity `intra_op`.
+    :param pinned: granularities of the first plans, which they do not choose.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class PartitionCore:
         reference_ms: float,
         size: int,
         *,
-        pinned: int = 0,
+        pinned: Sequence[Granularity] = (),
     ) -> None:
         self.space = space
         self.objective = objective
@@ -57,7 +57,7 @@ class PartitionCore:
         self.size = size
         self._evaluator = evaluator
         self._masks = MaskTables(space)
-        self._pinned = pinned
+        self._pinned = np.array([GRANULARITIES.index(g) for g in pinned], dtype=np.int64)
         self._static = static_features(space)
         self._first_choice = np.cumsum([0, *(len(d.choices) for d in space.globals)])  # column in `_dynamic`
         self._columns = np.arange(size)
@@ -73,8 +73,8 @@ class PartitionCore:
         self._length: Ints = np.zeros(self.size, dtype=np.int64)  # and how many groups it has
         self._plan_rows: Ints = np.zeros(self.size, dtype=np.int64)
         self._mask = self._next_mask()
-        self._mask[: self._pinned] = False
-        self._mask[: self._pinned, GRANULARITIES.index(Granularity.INTRA_OP)] = True
+        self._mask[: len(self._pinned)] = False
+        self._mask[self._columns[: len(self._pinned)], self._pinned] = True
 
     def reset(self) -> Floats:
         """Begin B new plans; observations (B, F)."""

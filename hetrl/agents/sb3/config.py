@@ -19,6 +19,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "hidden": (1, 4096),
     "free": (0.0, 1.0),
     "changes": (0.01, 1000.0),
+    "inertia": (0.0, 20.0),
     "elite": (1, 10_000),
     "imitation_steps": (0, 10_000),
     "patience": (1, 1_000_000),
@@ -33,8 +34,11 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of any agent. A plan is one episode, and every environment plays one episode between updates.
 
     :param hidden: width of both hidden layers.
-    :param free: share of the environments that choose the granularity; the others make `intra_op` plans, of which
-        all other granularities are special cases, so that an early favourite cannot end the search.
+    :param free: share of the environments that choose the granularity; the others make `intra_op` plans, or where
+        branches may run side by side `inter_op` ones in turns with them, of which all other granularities are special
+        cases, so that an early favourite cannot end the search.
+    :param inertia: how much likelier than any other choice the first one is before anything is learnt (log-odds). It
+        is the one that does nothing: the segment goes on, the cap stays away.
     :param changes: decisions per plan that even a policy which is sure of itself keeps changing.
     :param patience: updates without any new plan after which the space counts as exhausted.
     """
@@ -43,7 +47,8 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
     learning_rate: float = 1e-3
     hidden: int = 64
     free: float = 0.25
-    changes: float = 3.0
+    inertia: float = 3.0
+    changes: float = 1.5
     patience: int = 30
 
     def __post_init__(self) -> None:

@@ -15,6 +15,7 @@ from hetrl.agents.credit import Floats, step_rewards, work_weights
 from hetrl.agents.sb3.config import AgentConfig
 from hetrl.agents.sb3.vec_env import TrainingVecEnv
 from hetrl.envs.core import Evaluator, Finished, PartitionCore
+from hetrl.envs.space import Granularity, PlanSpace
 
 FOR_EVER = 10**12  # decisions; the ledger ends the loop
 
@@ -82,7 +83,7 @@ def learn(
         evaluator or (lambda taken: ledger.outcomes(taken, run.name)),
         ledger.reference_ms,
         config.environments,
-        pinned=round(config.environments * (1 - config.free)),
+        pinned=pinned(ledger.space, round(config.environments * (1 - config.free))),
     )
     env = TrainingVecEnv(core, shows_masks=shows_masks)
     torch.set_num_threads(1)  # faster than more for networks this small, and the same bytes on every machine
@@ -92,6 +93,12 @@ def learn(
         model.learn(FOR_EVER, callback=Pacer(run, env, config.patience, then))
     finally:
         run.save_weights = lambda folder: save(model.policy, folder)
+
+
+def pinned(space: PlanSpace, plans: int) -> list[Granularity]:
+    """Granularities of which all others are special cases, in turns."""
+    general = (Granularity.INTRA_OP, Granularity.INTER_OP) if space.branches else (Granularity.INTRA_OP,)
+    return [general[plan % len(general)] for plan in range(plans)]
 
 
 def save(policy: nn.Module, folder: Path) -> None:

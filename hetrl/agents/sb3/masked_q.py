@@ -39,9 +39,11 @@ class MaskedDQNPolicy(DQNPolicy):
 class MaskedDQN(DQN):
     """DQN over masked observations, each environment exploring for itself.
 
+    :ivar inertia: by how much (log-odds) a random decision is likelier the first choice than another.
     :ivar random_plans: over so many plans, the chance of a random decision falls from 1 to `exploration_final_eps`.
     """
 
+    inertia: float = 0.0
     random_plans: int = 0
 
     def predict(
@@ -56,8 +58,10 @@ class MaskedDQN(DQN):
         if deterministic:
             return greedy, state
         masks = observation[:, -self.policy.action_space.n :]  # type: ignore[attr-defined]
-        # Drawn from numpy's global generator, which stable-baselines3 seeds.
-        anything = (masks * np.random.random_sample(masks.shape)).argmax(axis=1)
+        # Drawn from numpy's global generator, which stable-baselines3 seeds. Gumbel's noise makes a softmax's choice.
+        noise = np.random.gumbel(size=masks.shape)
+        noise[:, 0] += self.inertia
+        anything = np.where(masks > 0, noise, -np.inf).argmax(axis=1)
         explores = np.random.random_sample(len(masks)) < self.epsilon
         return np.where(explores, anything, greedy), state
 

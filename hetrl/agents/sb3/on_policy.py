@@ -14,15 +14,17 @@ from torch import nn
 
 from hetrl.agents.base import AgentRun
 from hetrl.agents.credit import Floats
-from hetrl.agents.exploration import BoundedLogits
+from hetrl.agents.exploration import BoundedLogits, lean
 from hetrl.agents.imitation import Elite, Episode
 from hetrl.agents.sb3.config import OnPolicyConfig
 from hetrl.envs.core import Finished
+from hetrl.envs.space import PlanSpace
 
 
 class Imitating(OnPolicyAlgorithm):
     """Follows each update with some steps of imitation of an elite; beside one of stable-baselines3's algorithms."""
 
+    space: PlanSpace
     elite: Elite
     imitation_steps: int
 
@@ -30,7 +32,9 @@ class Imitating(OnPolicyAlgorithm):
         """The model, with logits bounded and an elite to imitate."""
         space = run.ledger.space
         bounded = BoundedLogits.for_changes(config.changes, space.length, space.width)
+        lean(self.policy.action_net, config.inertia)
         self.policy.action_net = nn.Sequential(self.policy.action_net, bounded)
+        self.space = space
         self.elite = Elite(config.elite)
         self.imitation_steps = config.imitation_steps
         return self
@@ -42,11 +46,13 @@ class Imitating(OnPolicyAlgorithm):
         over = np.ones(buffer.n_envs, dtype=np.bool_)
         buffer.compute_returns_and_advantage(torch.zeros(buffer.n_envs), over)
         masks = buffer.action_masks if isinstance(buffer, MaskableRolloutBuffer) else None
-        for b in np.argsort(finished.cost_ms, kind="stable")[: self.elite.size]:
-            if np.isnan(finished.outcomes.latency_ms[b]) or finished.cost_ms[b] >= self.elite.limit_ms:
-                continue
+        best = np.argsort(finished.cost_ms, kind="stable")[: self.elite.size]
+        best = best[~np.isnan(finished.outcomes.latency_ms[best]) & (finished.cost_ms[best] < self.elite.limit_ms)]
+        plans = self.space.canonical(finished.taken[:, best])
+        for column, b in enumerate(best):
             self.elite.offer(
                 Episode(
+                    plans[:, column].tobytes(),
                     float(finished.cost_ms[b]),
                     buffer.observations[:, b].copy(),
                     finished.taken[:, b].copy(),
