@@ -146,8 +146,8 @@ def all_outcomes(contestants: Sequence[Contestant], options: argparse.Namespace)
     RUNS.mkdir(parents=True, exist_ok=True)
     todo = [
         (contestant, model, seed, budget)
-        for model in models
         for seed in options.seeds
+        for model in models
         for contestant in contestants
         for budget in budgets(contestant)
     ]
