@@ -15,16 +15,20 @@ from hypothesis import strategies as st
 import hetrl
 from hetrl.agents.base import AgentRun, Kind, Method
 from hetrl.agents.credit import step_rewards, work_weights
-from hetrl.agents.exploration import BoundedLogits
+from hetrl.agents.exploration import BoundedLogits, lean
 from hetrl.agents.imitation import Elite, Episode
 from hetrl.agents.ledger import Ledger
 from hetrl.agents.settings import configured, find_method
 from hetrl.cli.main import run as run_command
+from hetrl.device_bridge.surrogate.device import SurrogateDevice
 from hetrl.envs.core import Finished
+from hetrl.envs.space import CONTINUE, Granularity, PlanSpace
 from hetrl.errors import HetrlError
 from hetrl.objective import Objective
 from hetrl.testing.methods import toy_device
 from hetrl.testing.models import random_decisions
+from tests.surrogate_help import D1
+from tests.test_overlap import fork_graph
 from tests.tiny_models import save_tiny_cnn
 
 AGENTS = ("a2c", "dqn", "maskable-ppo", "ppo")
@@ -152,8 +156,8 @@ def test_the_elite_is_the_cheapest_distinct_plans(offered: list[tuple[float, int
     elite = Elite(size)
     cost_of = {plan: cost_ms for cost_ms, plan in reversed(offered)}  # equal plans cost the same
     for _, plan in offered:
-        actions = np.full(3, plan)
-        elite.offer(Episode(cost_of[plan], np.zeros((3, 2), dtype=np.float32), actions, None))
+        actions = np.full(3, len(elite.episodes))  # one plan can be decided in many ways
+        elite.offer(Episode(bytes([plan]), cost_of[plan], np.zeros((3, 2), dtype=np.float32), actions, None))
     assert [e.cost_ms for e in elite.episodes] == sorted(cost_of.values())[:size]
     assert elite.lesson().actions.shape == (3 * min(size, len(cost_of)),)
 
@@ -166,6 +170,38 @@ def test_a_settled_policy_keeps_changing(share: float, decisions: int, choices: 
     logits[0, 0] = 1e9
     others = 1 - torch.softmax(bounded(logits), dim=1)[0, 0].item()
     assert 0.4 * changes <= others * decisions <= changes
+
+
+@given(st.floats(0, 20), st.integers(2, 40))
+def test_a_policy_leans_towards_doing_nothing(inertia: float, choices: int) -> None:
+    action_net = torch.nn.Linear(4, choices)
+    torch.nn.init.zeros_(action_net.weight)
+    torch.nn.init.zeros_(action_net.bias)
+    lean(action_net, inertia)
+    chance = torch.softmax(action_net(torch.ones(1, 4)), dim=1)[0]
+    assert torch.log(chance[0] / chance[1]).item() == pytest.approx(inertia, abs=1e-4)
+    assert torch.allclose(chance[1:], chance[1])
+
+
+def test_random_decisions_of_dqn_lean_likewise() -> None:
+    shares = []
+    for inertia in (0.0, 6.0):
+        ledger = _ledger(64)
+        method = _method("dqn")
+        config = configured(method, "dqn", 64, {"random_plans": 1_000, "inertia": inertia, "environments": 64})
+        method.propose(AgentRun("dqn", ledger, 0), config)
+        taken = np.array([t.decisions for t in ledger.trials if t.decisions is not None])
+        shares.append((taken[:, len(ledger.space.globals) + 1 :] == CONTINUE).mean())
+    assert shares[1] > shares[0] + 0.2
+
+
+def test_where_branches_may_run_side_by_side_both_general_granularities_are_tried() -> None:
+    from hetrl.agents.sb3.learning import pinned
+
+    space = PlanSpace(SurrogateDevice(D1, fork_graph()), Objective())
+    assert space.branches and not _ledger(1).space.branches
+    assert pinned(_ledger(1).space, 2) == [Granularity.INTRA_OP] * 2
+    assert pinned(space, 3) == [Granularity.INTRA_OP, Granularity.INTER_OP, Granularity.INTRA_OP]
 
 
 def test_dqn_takes_legal_decisions_alone() -> None:

@@ -17,7 +17,7 @@ from hetrl.envs.device_core import DeviceCore
 from hetrl.envs.evaluate import evaluate
 from hetrl.envs.features import dynamic_size, static_features
 from hetrl.envs.setting import Setting
-from hetrl.envs.space import CONTINUE
+from hetrl.envs.space import CONTINUE, Granularity
 from hetrl.objective import Objective
 from hetrl.testing.models import random_graph
 from tests.surrogate_help import chain_graph
@@ -80,14 +80,15 @@ def test_masks_and_observations_follow_from_the_decisions(
         assert all(core.space.is_legal(taken[:, b]) for b in range(SIZE))
 
 
-def test_pinned_plans_may_only_be_of_the_finest_granularity() -> None:
+def test_pinned_plans_do_not_choose_their_granularity() -> None:
     setting = setting_of(("d1", "mace"), 3)
 
     def outcomes(taken: np.ndarray):
         return evaluate(setting.space, setting.device, setting.condition, taken)
 
-    core = PartitionCore(setting.space, setting.objective, outcomes, setting.reference_ms, 6, pinned=4)
+    pinned = [Granularity.INTRA_OP, Granularity.SUBGRAPH, Granularity.INTRA_OP, Granularity.INTER_OP]
+    core = PartitionCore(setting.space, setting.objective, outcomes, setting.reference_ms, 6, pinned=pinned)
     for _ in range(2):
         core.reset()
-        assert core.masks()[:4].sum(axis=1) == pytest.approx(1) and core.masks()[:4, 3].all()
+        assert core.masks()[:4].sum(axis=1) == pytest.approx(1) and core.masks()[range(4), [3, 1, 3, 2]].all()
         assert core.masks()[4:, :4].all() and not core.masks()[4:, 4:].any()
