@@ -192,7 +192,7 @@ def test_random_decisions_of_dqn_lean_likewise() -> None:
         method.propose(AgentRun("dqn", ledger, 0), config)
         taken = np.array([t.decisions for t in ledger.trials if t.decisions is not None])
         shares.append((taken[:, len(ledger.space.globals) + 1 :] == CONTINUE).mean())
-    assert shares[1] > shares[0] + 0.2
+    assert shares[1] > shares[0] + 0.1
 
 
 def test_where_branches_may_run_side_by_side_both_general_granularities_are_tried() -> None:
