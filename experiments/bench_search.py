@@ -101,13 +101,22 @@ def optimum_ms(source: str) -> float | None:
     return row.latency_ms if row.gap_to_exact is not None and row.gap_to_exact < PROVEN - 1 else None
 
 
-def budgets(contestant: Contestant) -> list[int]:
-    """Those of its runs: a long one alone, where the settings for a short one are the same."""
+@cache
+def prefix(contestant: Contestant) -> bool:
+    """Whether its short run is the beginning of its long one: the settings for both are the same."""
     kind = Kind.AGENT if contestant.learns else Kind.SAMPLER
     method, known = find_method(kind, contestant.method), dict(contestant.settings)
     short, long = (configured(method, contestant.method, budget, known) for budget in (SHORT, LONG))
-    both = [LONG] if short == long else [SHORT, LONG]
-    return sorted({min(budget, contestant.most) for budget in both})
+    return short == long
+
+
+def budgets(contestant: Contestant, long: bool) -> list[int]:
+    """Those of its runs with one seed."""
+    if contestant.most < LONG:
+        return [contestant.most]
+    if not long:
+        return [SHORT]
+    return [LONG] if prefix(contestant) else [SHORT, LONG]
 
 
 def run(contestant: Contestant, model: str, seed: int, budget: int) -> Outcome:
@@ -131,7 +140,7 @@ def run(contestant: Contestant, model: str, seed: int, budget: int) -> Outcome:
         with (out / "learning_curve.csv").open() as file:
             best = [float(row["best_latency_ms"]) for row in csv.DictReader(file)]
     # One that ran out of new plans before its budget has found all that it will.
-    points = [n for n in POINTS if n <= budget and (n > SHORT or budget in budgets(contestant)[:1])]
+    points = [n for n in POINTS if n <= budget and (n > SHORT or budget < LONG or prefix(contestant))]
     marks = {str(n): best[min(n, len(best)) - 1] for n in points}
     wall_s = time.monotonic() - begin
     return Outcome(contestant.label, model, seed, budget, marks, len(best), found.exact_ms, found.bound_ms, wall_s)
@@ -149,7 +158,7 @@ def all_outcomes(contestants: Sequence[Contestant], options: argparse.Namespace)
         for seed in options.seeds
         for model in models
         for contestant in contestants
-        for budget in budgets(contestant)
+        for budget in budgets(contestant, seed < options.long_seeds)
     ]
     todo = [one for one in todo if not _file(one[0].label, *one[1:]).exists()]
     with ProcessPoolExecutor(options.jobs) as pool:
@@ -184,8 +193,10 @@ def gaps(outcomes: Sequence[Outcome]) -> dict[str, dict[str, dict[str, list[floa
 def load(labels: Sequence[str]) -> list[Outcome]:
     """Everything that is done of these contestants."""
     found = [Outcome(**json.loads(path.read_text(encoding="utf-8"))) for path in sorted(RUNS.glob("*.json"))]
-    wanted = {(c.label, budget) for c in CONTESTANTS if c.label in labels for budget in budgets(c)}
-    return [o for o in found if (o.contestant, o.budget) in wanted and o.seed in SEEDS]
+    found = [o for o in found if o.contestant in labels and o.seed in SEEDS]
+    prefixes = {c.label for c in CONTESTANTS if c.most == LONG and prefix(c)}
+    longer = {(o.contestant, o.model, o.seed) for o in found if o.budget == LONG and o.contestant in prefixes}
+    return [o for o in found if o.budget != SHORT or (o.contestant, o.model, o.seed) not in longer]
 
 
 def markdown(outcomes: Sequence[Outcome]) -> str:
@@ -278,6 +289,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="labels of the contestants to run")
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
+    parser.add_argument("--long-seeds", type=int, default=len(SEEDS), help="seeds that also run 5,000 evaluations")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
