@@ -186,9 +186,8 @@ def compare(
     :param explain: also say where the winner wins against the runner-up, or against the row that `against` names.
     :raises HetrlError: a mistake in one of the arguments.
     """
-    from hetrl.agents.comparison import compared, comparison_rows, explained
+    from hetrl.agents.comparison import compared, explained, rows_in_turns
     from hetrl.agents.problem import Problem
-    from hetrl.agents.rows import measured_row
     from hetrl.agents.tuner import Search, run_search
 
     search = Search(agent, DEFAULT_BUDGET if budget is None else budget, seed)
@@ -206,19 +205,15 @@ def compare(
     with problem.device:  # which may hold a process, a connection or a file
         if budget is None and not problem.device.describe().deterministic:
             search = Search(agent, REAL_BUDGET, seed)
-        if train:
-            result = run_search(problem, search, None, None, progress or Silent())
-            rows, named = list(result.rows), {"learned": result.plan}
-        else:
-            rows, named = comparison_rows(problem), {}
-        for path, plan in loaded:
-            name = "learned" if len(loaded) == 1 and not train else path
-            rows.append(measured_row(name, plan, problem.device, problem.condition, objective))
-            named[name] = plan
-        comparison = compared(problem, rows)
+        result = run_search(problem, search, None, None, progress or Silent()) if train else None
+        given = [("learned" if len(loaded) == 1 and not train else path, plan) for path, plan in loaded]
+        learned = [] if result is None else [("learned", result.plan)]
+        named = [*learned, *problem.candidates, *given]
+        known = result.rows if result is not None and not given else None  # else all together, in turns
+        comparison = compared(problem, known or rows_in_turns(problem, named))
         if not (explain or against is not None):
             return comparison
-        told = explained(problem, comparison, dict(problem.candidates) | named, against)
+        told = explained(problem, comparison, dict(named), against)
         return msgspec.structs.replace(comparison, explain=told)
 
 

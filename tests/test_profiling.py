@@ -222,8 +222,11 @@ def test_everything_that_a_search_measures_is_recorded(tmp_path: Path) -> None:
     again = hetrl.search("resnet18", f"replay:{file}", sampler="random", budget=25, seed=1, condition="cold")
     assert (again.latency_ms, again.evaluations) == (found.latency_ms, found.evaluations)
     row = hetrl.measure("resnet18", "d1", policy="mace_cpu", record=file)
+    before = len(read_recording(file)[1])
     compared = hetrl.compare("resnet18", "d1", record=file)
-    assert row.latency_ms is not None and len(read_recording(file)[1]) > len(keys) + len(compared.rows)
+    latest = [record.measurement.latency_ms for record in read_recording(file)[1][before:]]
+    assert row.latency_ms in latest and {r.latency_ms for r in compared.rows} == set(latest)
+    assert len(latest) < len(compared.rows)  # policies that plan the same share a measurement
 
 
 def test_recording_another_device_is_refused(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
@@ -18,18 +19,22 @@ import torch
 import hetrl
 from hetrl import plugins
 from hetrl.agents.base import AgentRun, Method, NoSettings
+from hetrl.agents.comparison import rows_in_turns
 from hetrl.agents.problem import Problem
 from hetrl.agents.trials import TrialLog, read_trials
 from hetrl.agents.tuner import Search, run_search
 from hetrl.condition import Condition
 from hetrl.device_bridge.base import MockDevice
 from hetrl.device_bridge.registry import open_device
+from hetrl.device_bridge.spec import load_spec
+from hetrl.device_bridge.surrogate.device import SurrogateDevice
 from hetrl.errors import Infeasible, RunError, UsageError
 from hetrl.measurement import Failure, Measurement
 from hetrl.objective import Objective
 from hetrl.plan import Plan, load_plan
 from hetrl.plan_check import check_plan
 from hetrl.progress import Silent
+from hetrl.zoo.resolve import resolve_model
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -257,3 +262,21 @@ nothing (float[1,4] x) => (float[1,4] y) { y = Identity(x) }
 def test_a_budget_of_nothing_is_no_budget_left_away() -> None:
     with pytest.raises(UsageError, match="a budget of 0"):
         hetrl.tune("vgg16", "d1", budget=0)
+
+
+def test_a_comparison_measures_each_plan_once_and_all_in_turns() -> None:
+    asked: list[list[str]] = []
+
+    class InTurns(MockDevice):
+        def compare(self, plans: Sequence[Plan], condition: Condition) -> list[Measurement]:
+            asked.append([plan.key for plan in plans])
+            return super().compare(plans, condition)
+
+    surrogate = SurrogateDevice(load_spec("d1"), resolve_model("resnet18"))
+    device = InTurns(surrogate.spec, surrogate.graph, surrogate.measure)
+    problem = Problem.on(device, Condition(), Objective())
+    rows = rows_in_turns(problem, problem.candidates)
+    assert [row.policy for row in rows] == [name for name, _ in problem.candidates]
+    assert len(asked) == 1 and sorted(asked[0]) == sorted({plan.key for _, plan in problem.candidates})
+    for (_, plan), row in zip(problem.candidates, rows, strict=True):
+        assert row.latency_ms == surrogate.measure(plan, Condition()).latency_ms

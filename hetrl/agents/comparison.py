@@ -3,28 +3,40 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
 from hetrl.agents.explain import explain
 from hetrl.agents.infeasible import Tried, infeasible
 from hetrl.agents.problem import Problem
-from hetrl.agents.rows import measured_row
+from hetrl.agents.rows import row_of
+from hetrl.envs.evaluate import require_present
 from hetrl.errors import UnknownName, UsageError
 from hetrl.explanation import Explanation
+from hetrl.measurement import Measurement
 from hetrl.plan import Plan
 from hetrl.results import Comparison, Row, best_single
 
 SAME = 1e-9  # of a latency: the same, summed in another order
 
 
-def comparison_rows(problem: Problem) -> list[Row]:
-    """The exact plan and every hand policy, measured."""
-    return [
-        measured_row(name, plan, problem.device, problem.condition, problem.objective)
-        for name, plan in problem.candidates
-    ]
+def measured_in_turns(problem: Problem, plans: Iterable[Plan]) -> dict[str, Measurement]:
+    """What each plan gave, by its key; on a device whose numbers vary they were measured in turns.
+
+    :raises DeviceFailed: the device went away.
+    """
+    distinct = {plan.key: plan for plan in plans}
+    answers = problem.device.compare(list(distinct.values()), problem.condition)
+    for answer in answers:
+        require_present(answer, problem.device)
+    return dict(zip(distinct, answers, strict=True))
+
+
+def rows_in_turns(problem: Problem, named: Sequence[tuple[str, Plan]]) -> list[Row]:
+    """A row for every name; plans that go by several names are measured once."""
+    found = measured_in_turns(problem, (plan for _, plan in named))
+    return [row_of(name, plan, found[plan.key], problem.graph, problem.objective) for name, plan in named]
 
 
 def compared(problem: Problem, rows: Sequence[Row]) -> Comparison:

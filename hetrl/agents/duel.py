@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from hetrl.agents.comparison import measured_in_turns
 from hetrl.agents.ledger import Ledger
 from hetrl.agents.problem import Problem
 from hetrl.agents.rows import row_of
-from hetrl.envs.evaluate import require_present
 from hetrl.plan import Plan
 from hetrl.results import Row
 
@@ -29,11 +29,7 @@ def duel(problem: Problem, ledger: Ledger, *, short: bool = False) -> tuple[str,
     best, named = (
         (finalists(ledger, 1), _best_known(problem, ledger)) if short else (finalists(ledger), problem.candidates)
     )
-    plans = {plan.key: plan for _, plan in [*best, *named] if not plan.stretched}
-    answers = problem.device.compare(list(plans.values()), problem.condition)
-    for answer in answers:
-        require_present(answer, problem.device)
-    found = dict(zip(plans, answers, strict=True))
+    found = measured_in_turns(problem, (plan for _, plan in [*best, *named] if not plan.stretched))
 
     def row(name: str, plan: Plan) -> Row:
         return row_of(name, plan, found[plan.key], problem.graph, problem.objective)

@@ -14,7 +14,7 @@ import msgspec
 import hetrl
 from hetrl.agents.anchor import Anchor
 from hetrl.agents.base import AgentRun, Kind
-from hetrl.agents.comparison import comparison_rows
+from hetrl.agents.comparison import rows_in_turns
 from hetrl.agents.curve import curve_of, write_tensorboard
 from hetrl.agents.duel import duel
 from hetrl.agents.infeasible import Tried, infeasible
@@ -178,7 +178,7 @@ def _result(
     if problem.device.describe().deterministic:
         by, plan = best.trial.by, run.ledger.plan(best.trial, None)
         learned = measured_row("learned", plan, problem.device, problem.condition, problem.objective)
-        rows = [learned, *comparison_rows(problem)]
+        rows = [learned, *rows_in_turns(problem, problem.candidates)]
     else:
         by, plan, rows = duel(problem, run.ledger, short=interrupted)
         learned = rows[0]
