@@ -141,6 +141,9 @@ class Said:
         if done % 50 == 0:
             print(f"{done}, best {best_ms} ms", flush=True)
 
+    def note(self, sentence: str) -> None:
+        print(sentence, flush=True)
+
     def stop(self) -> None: ...
 
 
