@@ -315,10 +315,13 @@ def test_settings_that_make_no_sense_are_refused(
 
 
 @pytest.mark.parametrize("sampler", ["cmaes", "gp"])
-def test_a_missing_extra_is_named(sampler: str, tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_extra_is_named_before_anything_is_written(
+    sampler: str, tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(optuna_methods, "find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match=r"hetrl\[search\]"):
-        search(tiny, sampler, None)
+        search(tiny, sampler, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_unknown_samplers_get_a_near_name(tiny: str) -> None:

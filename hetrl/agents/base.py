@@ -68,9 +68,11 @@ class Method(Generic[C]):
     :param for_budget: the settings that suit a budget of so many evaluations.
     :param propose: proposes plans to `run.ledger` until it is exhausted, or nothing new comes to mind. With the same
         seed and the same answers it proposes the same plans.
+    :param check: called before anything is measured or written; raises `MissingExtra` where a package is missing.
     """
 
     summary: str
     config: type[C]
     for_budget: Callable[[int], C]
     propose: Callable[[AgentRun, C], None]
+    check: Callable[[], None] = lambda: None

@@ -79,7 +79,7 @@ class RunFolder:
         :raises RunError: it holds none.
         """
         if not (path / CONFIG).is_file():
-            raise RunError(f"{path} holds no run to resume", "`hetrl train --out DIR` starts one")
+            raise RunError(f"{path} holds no run to resume", "--out DIR starts one")
         return RunFolder(path)
 
     @property

@@ -59,8 +59,11 @@ class Search:
         """The same with every setting named; imports the method.
 
         :raises UsageError: a setting that the method does not have, or that makes no sense.
+        :raises MissingExtra: the method needs a package that is not installed.
         """
-        settings = configured(find_method(self.kind, self.method), self.method, self.budget, self.settings)
+        method = find_method(self.kind, self.method)
+        method.check()
+        settings = configured(method, self.method, self.budget, self.settings)
         return replace(self, settings=msgspec.structs.asdict(settings))
 
 

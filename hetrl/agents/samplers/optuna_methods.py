@@ -102,7 +102,6 @@ def _nsga2(run: AgentRun, config: PopulationConfig) -> None:
 
 
 def _cmaes(run: AgentRun, config: PopulationConfig) -> None:
-    _need("cmaes", "the sampler cmaes")
     from optuna.samplers import CmaEsSampler
 
     from hetrl.agents.samplers.optuna_search import Optimiser, Values
@@ -115,7 +114,6 @@ def _cmaes(run: AgentRun, config: PopulationConfig) -> None:
 
 
 def _gp(run: AgentRun, config: ModelConfig) -> None:
-    _need("scipy", "the sampler gp")
     import torch
     from optuna.samplers import GPSampler
 
@@ -153,10 +151,12 @@ cmaes = Method(
     PopulationConfig,
     lambda budget: PopulationConfig(population=12),
     _cmaes,
+    check=lambda: _need("cmaes", "the sampler cmaes"),
 )
 gp = Method(
     "Optuna's Gaussian process; slow, for budgets of some hundreds",
     ModelConfig,
     lambda budget: ModelConfig(patience=20),  # a proposal takes it about half a second
     _gp,
+    check=lambda: _need("scipy", "the sampler gp"),
 )
