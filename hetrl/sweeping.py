@@ -115,30 +115,20 @@ class PairLog:
     """
 
     def __init__(self, folder: Path, asked: Asked) -> None:
-        from hetrl.json_lines import drop_torn_line
+        from hetrl.json_lines import open_to_append
 
         path = folder / PAIRS
         self.earlier: tuple[Pair, ...] = ()
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("ab", buffering=0)
+            self._file = open_to_append(path, "wait for it, or give another --out")
         except OSError as error:
             raise RunError(f"{folder} cannot be written into ({error.strerror})", "give another --out") from None
         try:
-            self._lock(path)
-            drop_torn_line(path)
             self._begin(path, asked)
         except BaseException:
             self._file.close()
             raise
-
-    def _lock(self, path: Path) -> None:
-        import fcntl
-
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise RunError(f"another hetrl is writing {path}", "wait for it, or give another --out") from None
 
     def _begin(self, path: Path, asked: Asked) -> None:
         lines = path.read_bytes().splitlines()
