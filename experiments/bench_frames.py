@@ -58,7 +58,7 @@ PREFERRED = "-19"
 class Row(msgspec.Struct, frozen=True):
     """One way to run inference.
 
-    :param rates: drop rate of each round; `disturbed` says of which of them other programs took part of the cores.
+    :param rates: drop rate of each round; `disturbed` says in which of them the machine was not quiet.
     :param predicted: the surrogate's drop rate, `predicted_ms` its latency.
     """
 
@@ -141,8 +141,8 @@ def measure(device: RunnerDevice, rounds: int) -> list[Row]:
                 if not bad:
                     break
             assert found.frame_drop_rate is not None and found.latency_ms is not None
-            idle_rates.append(max(before, after))
-            idle_disturbed.append(bad)
+            idle_rates += [before, after]
+            idle_disturbed += [loaded, loaded_after]
             rates[name].append(found.frame_drop_rate)
             disturbed[name].append(bad)
             latencies[name].append(found.latency_ms)
@@ -198,7 +198,7 @@ def report(rows: Sequence[Row], soc: str, cores: int, calibrated: bool) -> str:
         f"process that wants {UI.render_ms:g} ms of CPU time a frame at {UI.rate_hz:g} Hz. Drop rates are medians of "
         "the rounds that nobody disturbed, if there are any; in brackets the lowest and the highest of all. A round is "
         f"disturbed if other programs took over {QUIET:.0%} of the cores, or the process dropped over {FEW:.0%} of "
-        "its frames while it ran alone just before or after.",
+        "its frames while it ran alone just before or after, which took a second each and are the first row.",
         "",
         "| inference | frames dropped, measured | disturbed rounds | predicted | latency, ms | predicted, ms |",
         "|---|---|---|---|---|---|",

@@ -122,8 +122,8 @@ def budgets(contestant: Contestant, long: bool) -> list[int]:
 def run(contestant: Contestant, model: str, seed: int, budget: int) -> Outcome:
     """Let one contestant tune one network, and read its learning curve."""
     source = str(torch_graphs.exported(model, RUNS / "models")) if model in torch_graphs.NETWORKS else model
-    begin = time.monotonic()
     enough = UntilOptimal(optimum_ms(source))
+    begin = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run"
         known = dict(contestant.settings)
@@ -211,8 +211,7 @@ def markdown(outcomes: Sequence[Outcome]) -> str:
         "between the best plan so far and the best known one (the proven optimum, where there is a proof): median",
         f"over {len(SEEDS)} seeds, and from least to most. Where a method's settings depend on the budget (annealing",
         f"cools to its end), a run of {SHORT:,} evaluations counts up to there, and one of {LONG:,} behind. A run ends",
-        "at the proven optimum, and its seconds are those of two such runs at a time. TPE looks back at no more trials",
-        "than its setting `memory` says.",
+        "at the proven optimum. TPE looks back at no more trials than its setting `memory` says.",
         "",
         "`auto` and `beam` ask the surrogate for a ranking before they measure, and here the surrogate *is* the",
         "device, so their ranking is never wrong: on a phone it would be.",
@@ -222,8 +221,8 @@ def markdown(outcomes: Sequence[Outcome]) -> str:
         proven = next((o.exact_ms for o in outcomes if o.model == model), None)
         lines += [f"## {model}" + ("" if proven else " (no proven optimum)"), ""]
         lines += [
-            "| method | " + " | ".join(f"{n:,}" for n in POINTS) + " | s |",
-            "|---" * (len(POINTS) + 2) + "|",
+            "| method | " + " | ".join(f"{n:,}" for n in POINTS) + " |",
+            "|---" * (len(POINTS) + 1) + "|",
         ]
         for label in labels:
             cells = []
@@ -232,10 +231,7 @@ def markdown(outcomes: Sequence[Outcome]) -> str:
                 spread = f"{statistics.median(values):.1f} ({min(values):.1f}-{max(values):.1f})" if values else ""
                 spread += f", {len(values)} seeds" if 0 < len(values) < len(SEEDS) else ""
                 cells.append(spread)
-            mine = [o for o in outcomes if (o.model, o.contestant) == (model, label)]
-            walls = [o.wall_s for o in mine if o.budget == max(each.budget for each in mine)]
-            wall = f"{statistics.median(walls):.0f}" if walls else ""
-            lines.append(f"| {label} | " + " | ".join(cells) + f" | {wall} |")
+            lines.append(f"| {label} | " + " | ".join(cells) + " |")
         lines.append("")
     missing = [m for m in MODELS if m not in table]
     if missing:

@@ -209,8 +209,11 @@ def compare(
         given = [("learned" if len(loaded) == 1 and not train else path, plan) for path, plan in loaded]
         learned = [] if result is None else [("learned", result.plan)]
         named = [*learned, *problem.candidates, *given]
-        known = result.rows if result is not None and not given else None  # else all together, in turns
-        comparison = compared(problem, known or rows_in_turns(problem, named))
+        if result is not None and (result.interrupted or not given):  # who interrupts does not wait for all again
+            rows = [*result.rows, *rows_in_turns(problem, given)]
+        else:
+            rows = rows_in_turns(problem, named)
+        comparison = compared(problem, rows)
         if not (explain or against is not None):
             return comparison
         told = explained(problem, comparison, dict(named), against)

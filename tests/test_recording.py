@@ -121,7 +121,7 @@ def test_one_writer_at_a_time(recording: Path) -> None:
 
 def test_a_failure_never_replaces_numbers(tmp_path: Path) -> None:
     numbers = [Measurement(evidence=Evidence.MEASURED, latency_ms=ms) for ms in (1.0, 2.0)]
-    answers = [*numbers, Measurement.failed(Failure.LOST, "gone")]
+    answers = [*numbers, Measurement.failed(Failure.TIMEOUT, "too slow")]
     real = surrogate()
     plan, path = whole_model_plans(real)[0], tmp_path / "r.jsonl"
     with Recorder(MockDevice(real.spec, GRAPH, lambda p, c: answers.pop(0)), path) as device:

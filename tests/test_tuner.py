@@ -25,6 +25,7 @@ from hetrl.agents.trials import TrialLog, read_trials
 from hetrl.agents.tuner import Search, run_search
 from hetrl.condition import Condition
 from hetrl.device_bridge.base import MockDevice
+from hetrl.device_bridge.recording import Recorder, read_recording
 from hetrl.device_bridge.registry import open_device
 from hetrl.device_bridge.spec import load_spec
 from hetrl.device_bridge.surrogate.device import SurrogateDevice
@@ -280,3 +281,41 @@ def test_a_comparison_measures_each_plan_once_and_all_in_turns() -> None:
     assert len(asked) == 1 and sorted(asked[0]) == sorted({plan.key for _, plan in problem.candidates})
     for (_, plan), row in zip(problem.candidates, rows, strict=True):
         assert row.latency_ms == surrogate.measure(plan, Condition()).latency_ms
+
+
+def test_a_comparison_keeps_its_rows_when_the_device_goes_away_and_a_recording_holds_them(tmp_path: Path) -> None:
+    surrogate = SurrogateDevice(load_spec("d1"), resolve_model("resnet18"))
+    left = 3
+
+    def answer(plan: Plan, condition: Condition) -> Measurement:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            return Measurement.failed(Failure.LOST, "unplugged")
+        return surrogate.measure(plan, condition)
+
+    with Recorder(MockDevice(surrogate.spec, surrogate.graph, answer), tmp_path / "r.jsonl") as device:
+        problem = Problem.on(device, Condition(), Objective())
+        rows = rows_in_turns(problem, problem.candidates)
+    assert len({row.latency_ms for row in rows if row.latency_ms is not None}) >= 2
+    assert any(row.error == "lost: unplugged" for row in rows)
+    kept = read_recording(tmp_path / "r.jsonl")[1]
+    assert len(kept) == 3 and all(record.measurement.ok for record in kept)
+
+
+def test_a_comparison_that_is_interrupted_leaves_what_was_measured_in_the_recording(tmp_path: Path) -> None:
+    surrogate = SurrogateDevice(load_spec("d1"), resolve_model("resnet18"))
+    left = 3
+
+    def answer(plan: Plan, condition: Condition) -> Measurement:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        return surrogate.measure(plan, condition)
+
+    with Recorder(MockDevice(surrogate.spec, surrogate.graph, answer), tmp_path / "r.jsonl") as device:
+        problem = Problem.on(device, Condition(), Objective())
+        with pytest.raises(KeyboardInterrupt):
+            rows_in_turns(problem, problem.candidates)
+    assert len(read_recording(tmp_path / "r.jsonl")[1]) == 3

@@ -16,7 +16,8 @@ class DqnConfig(AgentConfig, frozen=True, kw_only=True):
         environments.
     :param buffer_plans: plans that are remembered.
     :param target_updates: rounds of plans after which the target network is renewed.
-    :param random_plans: over so many plans, decisions turn from random ones into greedy ones with `changes` per plan.
+    :param random_plans: over so many plans, decisions turn from random ones into greedy ones with `changes` random
+        ones per plan, which lean by `inertia` as the first ones do, and may be what was greedy anyway.
     """
 
     batch_size: int = 256

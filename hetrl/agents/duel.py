@@ -6,6 +6,7 @@ from hetrl.agents.comparison import measured_in_turns
 from hetrl.agents.ledger import Ledger
 from hetrl.agents.problem import Problem
 from hetrl.agents.rows import row_of
+from hetrl.envs.evaluate import require_present
 from hetrl.plan import Plan
 from hetrl.results import Row
 
@@ -30,6 +31,8 @@ def duel(problem: Problem, ledger: Ledger, *, short: bool = False) -> tuple[str,
         (finalists(ledger, 1), _best_known(problem, ledger)) if short else (finalists(ledger), problem.candidates)
     )
     found = measured_in_turns(problem, (plan for _, plan in [*best, *named] if not plan.stretched))
+    for answer in found.values():
+        require_present(answer, problem.device)
 
     def row(name: str, plan: Plan) -> Row:
         return row_of(name, plan, found[plan.key], problem.graph, problem.objective)

@@ -9,7 +9,7 @@ from torch import nn
 
 
 def lean(action_net: nn.Module, inertia: float) -> None:
-    """Make the first choice, the one that does nothing, that much likelier (log-odds) than each of the others.
+    """Put the logit of the first choice, the one that does nothing, so far ahead of the others.
 
     Uniform choices would begin a new segment at almost every fusion group, and plans of many segments are slow.
     """

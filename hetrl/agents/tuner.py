@@ -20,7 +20,7 @@ from hetrl.agents.duel import duel
 from hetrl.agents.infeasible import Tried, infeasible
 from hetrl.agents.ledger import Ledger, column_key, is_sound
 from hetrl.agents.problem import Problem
-from hetrl.agents.rows import expected_of, measured_row
+from hetrl.agents.rows import expected_of
 from hetrl.agents.run_folder import Config, RunFolder
 from hetrl.agents.settings import Values, check_method, configured, find_method
 from hetrl.agents.trials import Trial, TrialLog, read_trials
@@ -180,11 +180,10 @@ def _result(
         raise _nothing_kept(problem, run.ledger)
     if problem.device.describe().deterministic:
         by, plan = best.trial.by, run.ledger.plan(best.trial, None)
-        learned = measured_row("learned", plan, problem.device, problem.condition, problem.objective)
-        rows = [learned, *rows_in_turns(problem, problem.candidates)]
+        rows = rows_in_turns(problem, [("learned", plan), *problem.candidates])
     else:
         by, plan, rows = duel(problem, run.ledger, short=interrupted)
-        learned = rows[0]
+    learned = rows[0]
     if learned.latency_ms is None:
         raise DeviceFailed(f"the best plan no longer runs: {learned.error}", "measure it again with --resume")
     made_by = MadeBy(method=by, search=search.method, seed=search.seed, hetrl=hetrl.__version__)

@@ -60,8 +60,12 @@ class Device(ABC):
         """Several plans, each as if measured alone."""
         return [self.measure(plan, condition) for plan in plans]
 
+    def interleaves(self, condition: Condition) -> bool:
+        """Whether `compare` measures in turns, so that no plan's answer is there before the others'."""
+        return False
+
     def compare(self, plans: Sequence[Plan], condition: Condition) -> list[Measurement]:
-        """Several plans that are to be told apart: on a device whose numbers vary, measured in turns, and longer."""
+        """Several plans that are to be told apart: in turns and longer, on a device that `interleaves`."""
         return self.measure_many(plans, condition)
 
     def allowing(self, max_output_error: float | None) -> Device:

@@ -18,7 +18,7 @@ from hetrl.device_bridge.spec import DeviceSpec
 from hetrl.errors import PlanError, RunError, UsageError
 from hetrl.graph import OperatorGraph
 from hetrl.json_lines import open_to_append, whole_lines
-from hetrl.measurement import Measurement
+from hetrl.measurement import Failure, Measurement
 from hetrl.plan import Plan
 
 SCHEMA = "hetrl.recording/1"
@@ -99,7 +99,12 @@ class Recorder(Device):
         self._write(plans, answers, condition)
         return answers
 
+    def interleaves(self, condition: Condition) -> bool:
+        return self._device.interleaves(condition)
+
     def compare(self, plans: Sequence[Plan], condition: Condition) -> list[Measurement]:
+        if not self.interleaves(condition):
+            return [self.measure(plan, condition) for plan in plans]  # each is kept as it comes
         answers = self._device.compare(plans, condition)
         self._write(plans, answers, condition)
         return answers
@@ -128,6 +133,8 @@ class Recorder(Device):
 
     def _write(self, plans: Sequence[Plan], answers: Sequence[Measurement], condition: Condition) -> None:
         for plan, answer in zip(plans, answers, strict=True):
+            if answer.error is not None and answer.error.kind is Failure.LOST:
+                continue  # says nothing about the plan
             record = Recorded(condition=str(condition), plan=plan, measurement=answer)
             self._file.write(self._encoder.encode(record) + b"\n")
 

@@ -19,7 +19,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "hidden": (1, 4096),
     "free": (0.0, 1.0),
     "changes": (0.01, 1000.0),
-    "inertia": (0.0, 20.0),
+    "inertia": (0.0, 5.0),
     "elite": (1, 10_000),
     "imitation_steps": (0, 10_000),
     "patience": (1, 1_000_000),
@@ -37,9 +37,10 @@ class AgentConfig(msgspec.Struct, frozen=True, kw_only=True):
     :param free: share of the environments that choose the granularity; the others make `intra_op` plans, or where
         branches may run side by side `inter_op` ones in turns with them, of which all other granularities are special
         cases, so that an early favourite cannot end the search.
-    :param inertia: how much likelier than any other choice the first one is before anything is learnt (log-odds). It
-        is the one that does nothing: the segment goes on, the cap stays away.
-    :param changes: decisions per plan that even a policy which is sure of itself keeps changing.
+    :param inertia: what the logit of the first choice is ahead of the others before anything is learnt, and before
+        logits are bounded (see `changes`). It is the one that does nothing: the segment goes on, the cap stays away.
+        Of the granularities it is the whole model on one processor.
+    :param changes: decisions per plan that even a policy which is sure of itself keeps changing, by bounded logits.
     :param patience: updates without any new plan after which the space counts as exhausted.
     """
 

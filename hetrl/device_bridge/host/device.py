@@ -82,6 +82,9 @@ class RunnerDevice(Device):
     def measure(self, plan: Plan, condition: Condition) -> Measurement:
         return self._run([plan], condition, QUICK)[0]
 
+    def interleaves(self, condition: Condition) -> bool:
+        return condition.ui is None  # frames are counted for one plan at a time
+
     def compare(self, plans: Sequence[Plan], condition: Condition) -> list[Measurement]:
         return self._run(plans, condition, DUEL)
 
