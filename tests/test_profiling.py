@@ -137,6 +137,9 @@ def test_a_recorder_compares_and_allows_as_its_device_does(tmp_path: Path) -> No
     class Interleaving(MockDevice):
         limit: float | None = None
 
+        def interleaves(self, condition):  # type: ignore[no-untyped-def]
+            return True
+
         def compare(self, plans, condition):  # type: ignore[no-untyped-def]
             return [Measurement(evidence=Evidence.MEASURED, latency_ms=7.0) for _ in plans]
 

@@ -61,7 +61,10 @@ class Device(ABC):
         return [self.measure(plan, condition) for plan in plans]
 
     def interleaves(self, condition: Condition) -> bool:
-        """Whether `compare` measures in turns, so that no plan's answer is there before the others'."""
+        """Whether `compare` measures in turns, so that no plan's answer is there before the others'.
+
+        A device with a `compare` of its own has an answer of its own: a recording compares one by one where it is no.
+        """
         return False
 
     def compare(self, plans: Sequence[Plan], condition: Condition) -> list[Measurement]:
