@@ -229,7 +229,8 @@ def markdown(outcomes: Sequence[Outcome]) -> str:
             for n in POINTS:
                 values = [100 * g for g in table[model].get(label, {}).get(str(n), [])]
                 spread = f"{statistics.median(values):.1f} ({min(values):.1f}-{max(values):.1f})" if values else ""
-                spread += f", {len(values)} seeds" if 0 < len(values) < len(SEEDS) else ""
+                seeds = f"{len(values)} seed" + "s" * (len(values) > 1)
+                spread += f", {seeds}" if 0 < len(values) < len(SEEDS) else ""
                 cells.append(spread)
             lines.append(f"| {label} | " + " | ".join(cells) + " |")
         lines.append("")
@@ -269,13 +270,14 @@ def plot(outcomes: Sequence[Outcome], path: Path) -> None:
     table = gaps(outcomes)
     figure, axes = plt.subplots(1, len(table), figsize=(4 * len(table), 4), squeeze=False, sharey=True)
     for axis, (model, methods) in zip(axes[0], table.items(), strict=True):
+        axis.set_prop_cycle(color=plt.get_cmap("tab20").colors)
         for label in (c.label for c in CONTESTANTS if c.label in methods):
             cells = methods[label]
             at = sorted(int(n) for n in cells)
             axis.plot(at, [max(100 * statistics.median(cells[str(n)]), 0.01) for n in at], marker=".", label=label)
         axis.set(xscale="log", yscale="log", xlabel="evaluations", title=model)
     axes[0][0].set_ylabel("median gap to the best known plan, %")
-    axes[0][-1].legend(fontsize=7)
+    axes[0][-1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1.02, 0.5))
     figure.tight_layout()
     figure.savefig(path, dpi=110, metadata={"Software": None})
 
