@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import onnx
@@ -283,19 +283,23 @@ def test_a_comparison_measures_each_plan_once_and_all_in_turns() -> None:
         assert row.latency_ms == surrogate.measure(plan, Condition()).latency_ms
 
 
-def test_a_comparison_keeps_its_rows_when_the_device_goes_away_and_a_recording_holds_them(tmp_path: Path) -> None:
+def recorded_until(path: Path, then: Callable[[], Measurement]) -> tuple[Recorder, Problem]:
+    """A device that answers three times, recorded, and a problem on it."""
     surrogate = SurrogateDevice(load_spec("d1"), resolve_model("resnet18"))
     left = 3
 
     def answer(plan: Plan, condition: Condition) -> Measurement:
         nonlocal left
         left -= 1
-        if left < 0:
-            return Measurement.failed(Failure.LOST, "unplugged")
-        return surrogate.measure(plan, condition)
+        return then() if left < 0 else surrogate.measure(plan, condition)
 
-    with Recorder(MockDevice(surrogate.spec, surrogate.graph, answer), tmp_path / "r.jsonl") as device:
-        problem = Problem.on(device, Condition(), Objective())
+    device = Recorder(MockDevice(surrogate.spec, surrogate.graph, answer), path)
+    return device, Problem.on(device, Condition(), Objective())
+
+
+def test_a_comparison_keeps_its_rows_when_the_device_goes_away_and_a_recording_holds_them(tmp_path: Path) -> None:
+    device, problem = recorded_until(tmp_path / "r.jsonl", lambda: Measurement.failed(Failure.LOST, "unplugged"))
+    with device:
         rows = rows_in_turns(problem, problem.candidates)
     assert len({row.latency_ms for row in rows if row.latency_ms is not None}) >= 2
     assert any(row.error == "lost: unplugged" for row in rows)
@@ -304,18 +308,10 @@ def test_a_comparison_keeps_its_rows_when_the_device_goes_away_and_a_recording_h
 
 
 def test_a_comparison_that_is_interrupted_leaves_what_was_measured_in_the_recording(tmp_path: Path) -> None:
-    surrogate = SurrogateDevice(load_spec("d1"), resolve_model("resnet18"))
-    left = 3
+    def interrupt() -> Measurement:
+        raise KeyboardInterrupt
 
-    def answer(plan: Plan, condition: Condition) -> Measurement:
-        nonlocal left
-        left -= 1
-        if left < 0:
-            raise KeyboardInterrupt
-        return surrogate.measure(plan, condition)
-
-    with Recorder(MockDevice(surrogate.spec, surrogate.graph, answer), tmp_path / "r.jsonl") as device:
-        problem = Problem.on(device, Condition(), Objective())
-        with pytest.raises(KeyboardInterrupt):
-            rows_in_turns(problem, problem.candidates)
+    device, problem = recorded_until(tmp_path / "r.jsonl", interrupt)
+    with device, pytest.raises(KeyboardInterrupt):
+        rows_in_turns(problem, problem.candidates)
     assert len(read_recording(tmp_path / "r.jsonl")[1]) == 3
