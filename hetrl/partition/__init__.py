@@ -2,8 +2,8 @@
 
 from hetrl.partition.partitioner import Partitioner, Target
 from hetrl.partition.reference import largest_error, reference_outputs, require_engines, seeded_inputs
-from hetrl.partition.source import BlueprintSource, FileSource, ModelSource, open_source
 from hetrl.partition.submodel import Submodel
+from hetrl.zoo.source import BlueprintSource, FileSource, ModelSource, open_source
 
 __all__ = [
     "BlueprintSource",

@@ -19,7 +19,7 @@ from hetrl.graph.declared import dtype_code
 from hetrl.graph.operator import Operand
 from hetrl.graph.single import Array, run_reference, shape_values
 from hetrl.graph.wiring import label, reads
-from hetrl.partition.source import Bytes, ModelSource
+from hetrl.zoo.source import Bytes, ModelSource
 
 ALIGNMENT = 64  # bytes: a cache line, and any element's size
 INLINE_BYTES = 1024  # constants up to this stay in the submodel: runtimes look at sizes and axes while they load it

@@ -11,10 +11,10 @@ from hetrl.errors import PlanError
 from hetrl.graph import OperatorGraph
 from hetrl.partition.constants import Constants
 from hetrl.partition.shares import Cutter, Share, split_shares, whole_share
-from hetrl.partition.source import ModelSource
 from hetrl.partition.stages import Stage, stages
 from hetrl.partition.submodel import Flat, Submodel, submodel
 from hetrl.plan import Axis, Plan
+from hetrl.zoo.source import ModelSource
 
 
 @dataclass(frozen=True)

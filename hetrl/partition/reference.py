@@ -12,7 +12,7 @@ import numpy as np
 from hetrl.errors import MissingExtra
 from hetrl.graph import OperatorGraph
 from hetrl.graph.single import Array
-from hetrl.partition.source import ModelSource
+from hetrl.zoo.source import ModelSource
 
 _EXTRAS = {"onnxruntime": "host", "openvino": "host", "ncnn": "ncnn"}
 
