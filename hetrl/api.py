@@ -226,6 +226,7 @@ def profile(
     file: str | Path,
     *,
     plans: int | None = None,
+    rounds: int = 1,
     within: Restriction | None = None,
     limit: int | None = None,
     engine: str | None = None,
@@ -239,6 +240,7 @@ def profile(
     A file that exists is continued: what it holds is not measured again.
 
     :param plans: random plans, 40 by default.
+    :param rounds: how often each plan is measured, all others in between: what disturbs the device then hits all alike.
     :param within: every plan of this part of the plan space instead, if they are at most `limit` (2,000).
     :raises HetrlError: a mistake in one of the arguments; `DeviceFailed` if the device went away.
     """
@@ -259,6 +261,7 @@ def profile(
             setting,
             Path(file),
             plans=profiling.DEFAULT_PLANS if plans is None else plans,
+            rounds=rounds,
             seed=seed,
             within=within,
             limit=profiling.DEFAULT_LIMIT if limit is None else limit,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
+from statistics import median
 
 import msgspec
 
@@ -90,3 +92,31 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     def failed(kind: Failure, message: str, evidence: Evidence = Evidence.MEASURED) -> Measurement:
         """A measurement that did not come about."""
         return Measurement(evidence=evidence, error=MeasurementError(kind, message))
+
+
+def pooled(measurements: Sequence[Measurement]) -> Measurement:
+    """Several measurements of one plan under one condition as one: failures count only if there is nothing else.
+
+    Latency is the median of all samples. Its interval is not known: samples of one measurement are not independent.
+    Timeline and utilization are those of the measurement whose latency is nearest.
+    """
+    sound = [m for m in measurements if m.ok]
+    if len(sound) < 2:
+        return (sound or measurements)[-1]
+    samples = tuple(sample for m in sound for sample in m.samples_ms or (m.latency_ms or 0.0,))
+    latency_ms = median(samples)
+    energies = [m.energy_mj for m in sound if m.energy_mj is not None]
+    memories = [m.peak_memory_mb for m in sound if m.peak_memory_mb is not None]
+    drops = [m.frame_drop_rate for m in sound if m.frame_drop_rate is not None]
+    errors = [m.output_error for m in sound if m.output_error is not None]
+    return msgspec.structs.replace(
+        min(sound, key=lambda m: abs((m.latency_ms or 0.0) - latency_ms)),
+        latency_ms=latency_ms,
+        latency_interval_ms=None,
+        samples_ms=samples,
+        energy_mj=median(energies) if energies else None,
+        peak_memory_mb=max(memories, default=None),
+        frame_drop_rate=sum(drops) / len(drops) if drops else None,
+        output_error=max(errors, default=None),
+        foreign_load=any(m.foreign_load for m in sound),
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -17,7 +17,7 @@ from hetrl.envs.evaluate import require_present
 from hetrl.envs.setting import Setting
 from hetrl.envs.space import CONTINUE, GRANULARITIES, Granularity, PlanSpace
 from hetrl.errors import UsageError
-from hetrl.measurement import Failure, Measurement
+from hetrl.measurement import Failure, Measurement, pooled
 from hetrl.objective import Objective
 from hetrl.plan import Plan
 from hetrl.plan_check import check_plan
@@ -36,8 +36,9 @@ RETRIED = frozenset(
 class Profile(msgspec.Struct, frozen=True, kw_only=True):
     """What a profile recorded.
 
-    :param plans: distinct plans that were asked for; `known` of them were in the file before, `measured` are new.
-    :param failed: how many of all have no numbers.
+    :param plans: distinct plans that were asked for, each of them `rounds` times.
+    :param known: measurements of them that were in the file before; `measured` are new.
+    :param failed: plans without numbers.
     :param covered: of all pairs of a fusion group and a processor, how many the file holds in numbers.
     :param whole_ms: processor -> latency of the whole model there, if that was asked for; None where it failed.
     """
@@ -48,6 +49,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     engine: str
     condition: str
     plans: int
+    rounds: int
     known: int
     measured: int
     failed: int
@@ -65,6 +67,7 @@ def profile(
     file: Path,
     *,
     plans: int = DEFAULT_PLANS,
+    rounds: int = 1,
     seed: int = 0,
     within: Restriction | None = None,
     limit: int = DEFAULT_LIMIT,
@@ -73,6 +76,7 @@ def profile(
     """Record a model on a device. What the file holds already is not measured again. Ctrl-C keeps what is there.
 
     :param plans: random plans besides the whole model on each processor.
+    :param rounds: how often each plan is measured, with all others in between.
     :param within: every plan of this part of the plan space instead, if they are at most `limit`.
     :raises UsageError: they are more; or numbers out of range.
     :raises RunError: the file holds something else.
@@ -80,45 +84,54 @@ def profile(
     """
     if plans < 0 or limit < 1:
         raise UsageError(f"{min(plans, limit)} plans tell nothing", "give --plans 40")
+    if rounds < 1:
+        raise UsageError(f"{rounds} rounds measure nothing", "give --rounds 1 or more")
     space, rng = setting.space, np.random.default_rng(seed)
     whole = whole_plans(space)
     wanted = list(whole.values())
     if within is None:
         wanted += random_plans(space, plans, rng, {plan.key for plan in wanted})
     else:
-        inside = list(enumerate_plans(space, limit, within))
-        wanted = [inside[i] for i in rng.permutation(len(inside))]  # what is slow for a while hits no part of the space
+        wanted = list(enumerate_plans(space, limit, within))
+    # In an order drawn anew for each round: what makes the device slow for a while hits no part of the space.
+    turns = [[wanted[i] for i in rng.permutation(len(wanted))] for _ in range(rounds)]
+    if within is None:
+        turns[0] = wanted
     with Recorder(setting.device, file) as recorder:
-        return _record(recorder, setting, file, wanted, whole, progress or Silent())
+        return _record(recorder, setting, file, turns, whole, progress or Silent())
 
 
 def _record(
     recorder: Device,
     setting: Setting,
     file: Path,
-    wanted: Sequence[Plan],
+    turns: Sequence[Sequence[Plan]],
     whole: Mapping[str, Plan],
     progress: Progress,
 ) -> Profile:
-    condition, keys = setting.condition, {plan.key for plan in wanted}
-    known = _answers(file, condition)
-    ahead = {plan.key: plan for plan in wanted if not _settled(known.get(plan.key))}
-    answers = {plan.key: known[plan.key] for plan in wanted if plan.key not in ahead}
-    before, interrupted = len(answers), False
-    progress.start(len(ahead), f"{setting.graph.name} on {setting.planner.spec.id}, {before} plans known")
+    condition, wanted = setting.condition, turns[0]
+    keys = {plan.key for plan in wanted}
+    answers = {key: found for key, found in _answers(file, condition).items() if key in keys}
+    ahead = [plan for turn, plans in enumerate(turns) for plan in plans if len(answers.get(plan.key, ())) <= turn]
+    before, measured, interrupted = sum(map(len, answers.values())), 0, False
+    progress.start(len(ahead), f"{setting.graph.name} on {setting.planner.spec.id}, {before} measurements known")
     try:
-        for number, (key, plan) in enumerate(ahead.items(), 1):
-            answers[key] = recorder.measure(plan, condition)
-            require_present(answers[key], recorder)
-            progress.update(number, _best_ms(answers.values()))
+        for number, plan in enumerate(ahead, 1):
+            if not _refused(answers.get(plan.key, ())):
+                answer = recorder.measure(plan, condition)
+                require_present(answer, recorder)
+                answers.setdefault(plan.key, []).append(answer)
+                measured += 1
+            progress.update(number, min(_best_ms(answers), default=None))
     except KeyboardInterrupt:
         interrupted = True
     finally:
         progress.stop()
+    pool = {key: pooled(found) for key, found in answers.items()}
     placed = [
         (group, processor)
         for plan in wanted
-        if plan.key in answers and answers[plan.key].ok
+        if plan.key in pool and pool[plan.key].ok
         for group, processor in _placed(plan, setting)
     ]
     processors = [p.id for p in setting.planner.engine.processors]
@@ -129,18 +142,19 @@ def _record(
         engine=setting.planner.engine_name,
         condition=str(condition),
         plans=len(keys),
+        rounds=len(turns),
         known=before,
-        measured=len(answers) - before,
-        failed=sum(not answer.ok for answer in answers.values()),
+        measured=measured,
+        failed=sum(not answer.ok for answer in pool.values()),
         groups=setting.space.groups,
         covered=len(set(placed)),
         pairs=setting.space.groups * len(processors),
         whole_ms={
-            name: answers[plan.key].latency_ms if plan.key in answers else None
+            name: pool[plan.key].latency_ms if plan.key in pool else None
             for name, plan in whole.items()
             if plan.key in keys
         },
-        best_ms=_best_ms(answers.values()),
+        best_ms=min((m.latency_ms for m in pool.values() if m.latency_ms is not None), default=None),
         interrupted=interrupted,
         notes=recorder.notes,
     )
@@ -225,18 +239,27 @@ def _placed(plan: Plan, setting: Setting) -> Iterator[tuple[int, str]]:
             yield from ((group, segment.processors[0]) for group in groups)
 
 
-def _answers(file: Path, condition: Condition) -> dict[str, Measurement]:
-    """What a file holds of one condition, by plan: numbers, where there are any."""
-    found: dict[str, Measurement] = {}
+def _answers(file: Path, condition: Condition) -> dict[str, list[Measurement]]:
+    """What a file holds of one condition, by plan; failures that may pass are left out."""
+    found: dict[str, list[Measurement]] = {}
     for record in read_recording(file)[1]:
-        if record.condition == str(condition) and (record.measurement.ok or record.plan.key not in found):
-            found[record.plan.key] = record.measurement
+        if record.condition == str(condition) and not _passing(record.measurement):
+            found.setdefault(record.plan.key, []).append(record.measurement)
     return found
 
 
-def _settled(measured: Measurement | None) -> bool:
-    return measured is not None and (measured.error is None or measured.error.kind not in RETRIED)
+def _passing(measured: Measurement) -> bool:
+    return measured.error is not None and measured.error.kind in RETRIED
 
 
-def _best_ms(answers: Iterable[Measurement]) -> float | None:
-    return min((m.latency_ms for m in answers if m.latency_ms is not None), default=None)
+def _refused(answers: Sequence[Measurement]) -> bool:
+    """Whether a plan failed for good."""
+    return any(not answer.ok and not _passing(answer) for answer in answers)
+
+
+def _best_ms(answers: Mapping[str, Sequence[Measurement]]) -> Iterator[float]:
+    """The best of each plan's numbers so far."""
+    for found in answers.values():
+        times = [m.latency_ms for m in found if m.latency_ms is not None]
+        if times:
+            yield min(times)

@@ -170,6 +170,31 @@ def test_a_replay_refuses_outputs_that_the_device_would_have_refused() -> None:
     assert not again.allowing(0.05).allowing(None).measure(plan, AT_REST).ok
 
 
+def test_rounds_measure_every_plan_so_often_with_all_others_between(tmp_path: Path) -> None:
+    file = tmp_path / "p.jsonl"
+    first = profile(on(Truth().device(GRAPH)), file, plans=6)
+    found = profile(on(Truth().device(GRAPH)), file, plans=6, rounds=3)
+    assert (found.plans, found.rounds) == (first.plans, 3)
+    assert (found.known, found.measured) == (first.plans, 2 * first.plans)
+    keys = [record.plan.key for record in read_recording(file)[1]]
+    turns = [keys[i * first.plans : (i + 1) * first.plans] for i in range(3)]
+    assert all(set(turn) == set(turns[0]) for turn in turns) and turns[1] != turns[2]
+    assert profile(on(Truth().device(GRAPH)), file, plans=6, rounds=3).measured == 0
+    with pytest.raises(UsageError, match="0 rounds"):
+        profile(on(Truth().device(GRAPH)), file, plans=6, rounds=0)
+
+
+def test_a_plan_that_failed_for_good_is_not_measured_in_later_rounds(tmp_path: Path) -> None:
+    device = MockDevice(
+        assumed(), GRAPH, lambda plan, condition: Measurement.failed(Failure.UNSUPPORTED, "no such kernel"), "host"
+    )
+    found = profile(on(device), tmp_path / "p.jsonl", plans=2, rounds=4)
+    assert found.measured == found.failed == found.plans
+    device = MockDevice(assumed(), GRAPH, lambda plan, condition: Measurement.failed(Failure.TIMEOUT, "slow"), "host")
+    found = profile(on(device), tmp_path / "q.jsonl", plans=2, rounds=4)
+    assert found.measured == 4 * found.plans and found.failed == found.plans
+
+
 # ---- commands ------------------------------------------------------------------------------------------------------
 
 ON_D1 = ["--device", "d1", "--model", "resnet18"]
@@ -184,7 +209,7 @@ def test_the_command_records_and_says_so(
     assert said["measured"] == said["plans"] == len(read_recording(Path("r.jsonl"))[1])
     assert run(["profile", "resnet18", "--device", "d1", "--plans", "3", "--out", "r.jsonl"]) == 0
     out, err = capsys.readouterr()
-    assert f"holds {said['plans']} of {said['plans']} plans (0 new" in out and "hetrl calibrate r.jsonl" in out
+    assert f"holds {said['plans']} of {said['plans']} measurements (0 new" in out and "hetrl calibrate r.jsonl" in out
     assert "0 evaluations ahead" in err
     few = ["--enumerate", "--max-segments", "1", "--processors", "cpu/mace/fp32,gpu/mace/fp32", "--no-splits"]
     assert run(["profile", *ON_D1, *few, "--out", "s.jsonl"]) == 0

@@ -120,15 +120,19 @@ def test_one_writer_at_a_time(recording: Path) -> None:
 
 
 def test_a_failure_never_replaces_numbers(tmp_path: Path) -> None:
-    numbers = [Measurement(evidence=Evidence.MEASURED, latency_ms=ms) for ms in (1.0, 2.0)]
-    answers = [*numbers, Measurement.failed(Failure.TIMEOUT, "too slow")]
+    answers = [
+        Measurement(evidence=Evidence.MEASURED, latency_ms=1.0),
+        Measurement(evidence=Evidence.MEASURED, latency_ms=5.0, samples_ms=(3.0, 5.0, 9.0), foreign_load=True),
+        Measurement.failed(Failure.TIMEOUT, "too slow"),
+    ]
     real = surrogate()
     plan, path = whole_model_plans(real)[0], tmp_path / "r.jsonl"
     with Recorder(MockDevice(real.spec, GRAPH, lambda p, c: answers.pop(0)), path) as device:
         for _ in range(3):
             device.measure(plan, COLD)
     assert len(read_recording(path)[1]) == 3
-    assert open_replay(str(path), GRAPH, None).measure(plan, COLD).latency_ms == 2.0
+    pooled = open_replay(str(path), GRAPH, None).measure(plan, COLD)
+    assert (pooled.latency_ms, pooled.samples_ms, pooled.foreign_load) == (4.0, (1.0, 3.0, 5.0, 9.0), True)
 
 
 def test_a_crash_of_the_device_keeps_what_was_measured(tmp_path: Path) -> None:

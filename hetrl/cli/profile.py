@@ -38,6 +38,10 @@ def profile(  # noqa: PLR0913, PLR0917 (typer reads the options from the paramet
     plans: Annotated[
         int | None, typer.Option("--plans", metavar="N", help=f"{ON_DEVICE}random plans to measure (40).")
     ] = None,
+    rounds: Annotated[
+        int | None,
+        typer.Option("--rounds", metavar="N", help=f"{ON_DEVICE}measure each plan N times, the others between (1)."),
+    ] = None,
     every: Annotated[
         bool, typer.Option("--enumerate", help=f"{ON_DEVICE}measure every plan instead, of a small plan space.")
     ] = False,
@@ -86,8 +90,8 @@ def profile(  # noqa: PLR0913, PLR0917 (typer reads the options from the paramet
     shapes = options.input_shapes(input_shape)
     if npu_support:
         recording = {
-            "--device": device, "--plans": plans, "--enumerate": every, "--max-segments": max_segments,
-            "--processors": processors, "--no-splits": no_splits, "--limit": limit,
+            "--device": device, "--plans": plans, "--rounds": rounds, "--enumerate": every,
+            "--max-segments": max_segments, "--processors": processors, "--no-splits": no_splits, "--limit": limit,
         }  # fmt: skip
         options.refuse(recording, "is for recordings", "leave it or --npu-support away")
         _npu_support(given, device_file, out, engine, shapes, json=json)
@@ -113,6 +117,7 @@ def profile(  # noqa: PLR0913, PLR0917 (typer reads the options from the paramet
         device,
         out,
         plans=plans,
+        rounds=1 if rounds is None else rounds,
         within=within,
         limit=limit,
         engine=engine,
@@ -145,11 +150,12 @@ def _show_profile(found: Profile) -> None:
     table = grid("processor", ">whole model, ms")
     for name, latency_ms in found.whole_ms.items():
         table.add_row(name, "-" if latency_ms is None else f"{latency_ms:.2f}")
-    done = found.known + found.measured
+    done, wanted = found.known + found.measured, found.plans * found.rounds
     output.show(
         f"{found.model} on {found.device}, {found.engine}, {found.condition}",
         table,
-        f"{found.file} holds {done} of {found.plans} plans ({found.measured} new, {found.failed} without numbers), and "
+        f"{found.file} holds {done} of {wanted} measurements ({found.measured} new, {found.failed} plans without "
+        "numbers), and "
         f"{found.covered} of {found.pairs} pairs of a fusion group and a processor",
         *found.notes,
     )

@@ -18,7 +18,7 @@ from hetrl.device_bridge.spec import DeviceSpec
 from hetrl.errors import PlanError, RunError, UsageError
 from hetrl.graph import OperatorGraph
 from hetrl.json_lines import open_to_append, whole_lines
-from hetrl.measurement import Failure, Measurement
+from hetrl.measurement import Failure, Measurement, pooled
 from hetrl.plan import Plan
 
 SCHEMA = "hetrl.recording/1"
@@ -178,14 +178,13 @@ def read_recording(path: Path) -> tuple[RecordingHeader, list[Recorded]]:
 def replay(header: RecordingHeader, records: Iterable[Recorded], graph: OperatorGraph) -> ReplayDevice:
     """A device that answers from a recording.
 
-    Of several measurements of one plan the last counts, but a failure never replaces numbers.
+    Several measurements of one plan are pooled.
     """
-    answers: dict[tuple[str, str], Measurement] = {}
+    answers: dict[tuple[str, str], list[Measurement]] = {}
     for record in records:
-        place = record.plan.key, record.condition
-        if record.measurement.ok or place not in answers:
-            answers[place] = record.measurement
-    return ReplayDevice(header.spec, graph, answers, header.engine)
+        answers.setdefault((record.plan.key, record.condition), []).append(record.measurement)
+    pool = {place: pooled(measurements) for place, measurements in answers.items()}
+    return ReplayDevice(header.spec, graph, pool, header.engine)
 
 
 def open_replay(rest: str, graph: OperatorGraph, engine: str | None) -> Device:
