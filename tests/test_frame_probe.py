@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hetrl.device_bridge.runner.competitors import Competitors
-from hetrl.device_bridge.runner.frames import FrameProbe, Frames, refreshes_missed
+from hetrl.device_bridge.runner.frames import FrameProbe, Frames, draw_for, refreshes_missed
 from hetrl.device_bridge.runner.telemetry import all_cores
 
 WATCH = Path(__file__).with_name("frame_watch.py")
@@ -47,6 +48,17 @@ def test_idle_drops_nothing_and_a_busy_neighbour_on_the_core_drops_frames():
     assert seen["alone"] < 0.05, seen
     assert seen["beside"] > 0.3, seen
     assert seen["work_ms"] == pytest.approx(9, rel=0.35), seen
+
+
+def test_timed_frames_take_their_cpu_time_however_fast_a_core_is():
+    began = time.thread_time()
+    for _ in range(20):
+        draw_for(4.0)
+    assert (time.thread_time() - began) * 1000 == pytest.approx(80, rel=0.15)
+    with FrameProbe(200, 3.5, all_cores(), 1e9, timed=True) as probe:  # so fast a core would take hours for its work
+        probe.restart()
+        time.sleep(0.5)
+        assert probe.read().frames >= 50
 
 
 def test_helpers_end_with_their_block():

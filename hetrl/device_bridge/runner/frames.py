@@ -3,6 +3,9 @@
 Every refresh of the screen wants a frame. A frame begins at a refresh, does a set amount of CPU work, and has to end
 before the next one; a frame that ends later is dropped at every refresh that it misses, and the next frame begins at
 the refresh after its end.
+
+The work is a number of instructions, so that a core that slows down drops frames, as on a phone. Where neighbours of a
+virtual machine slow its cores down at will, that counts them, and not inference: there frames may be timed instead.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from hetrl.device_bridge.runner.helpers import begin_helper, end_helper, start_h
 CALIBRATION_ROUNDS = 60
 CALIBRATION_STEPS = 20_000  # a millisecond or so
 CALIBRATION_PAUSE_S = 0.002  # spreads them over more moments, of which some are quiet
+TIMED_STEPS = 500  # between two looks at the clock
 
 
 @dataclass(frozen=True)
@@ -42,10 +46,19 @@ class FrameProbe:
     :param cores: where it may run.
     :param steps_per_ms: what an earlier probe found; the faster of the two counts, for a neighbour on the machine makes
         a core look slow, and nothing makes it look fast.
+    :param timed: draw for `work_ms` of CPU time, whatever is done in it.
     """
 
-    def __init__(self, rate_hz: float, work_ms: float, cores: Sequence[int], steps_per_ms: float = 0.0) -> None:
-        self._arguments = (repr(rate_hz), repr(work_ms), repr(steps_per_ms))
+    def __init__(
+        self,
+        rate_hz: float,
+        work_ms: float,
+        cores: Sequence[int],
+        steps_per_ms: float = 0.0,
+        *,
+        timed: bool = False,
+    ) -> None:
+        self._arguments = (repr(rate_hz), repr(work_ms), repr(steps_per_ms), repr(float(timed)))
         self._cores = cores
         self.steps_per_ms = steps_per_ms
         self._process: subprocess.Popen[bytes] | None = None
@@ -119,6 +132,13 @@ def draw(steps: int) -> int:
     return value
 
 
+def draw_for(work_ms: float) -> None:
+    """As much work as fits into this CPU time."""
+    end = time.thread_time() + work_ms / 1000
+    while time.thread_time() < end:
+        draw(TIMED_STEPS)
+
+
 def steps_per_ms() -> float:
     """How much `draw` does in a millisecond of CPU time: the best of some rounds, as neighbours only slow it down."""
     best = float("inf")
@@ -136,7 +156,7 @@ def refreshes_missed(start: float, end: float, period: float) -> int:
 
 
 def main() -> None:
-    rate_hz, work_ms, known = map(float, begin_helper())
+    rate_hz, work_ms, known, timed = map(float, begin_helper())
     speed = max(known, steps_per_ms())
     steps = round(speed * work_ms)
     print(speed, flush=True)
@@ -144,7 +164,10 @@ def main() -> None:
     frames = dropped = 0
     start = time.monotonic()
     while True:
-        draw(steps)
+        if timed:
+            draw_for(work_ms)
+        else:
+            draw(steps)
         missed = refreshes_missed(start, time.monotonic(), period)
         frames += 1 + missed
         dropped += missed

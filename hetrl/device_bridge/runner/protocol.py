@@ -29,11 +29,13 @@ class Screen:
 
     :param work_ms: CPU time of a frame.
     :param cores: where it may run; empty for everywhere.
+    :param timed: a frame ends when it had that CPU time, not after the same work every time (see `frames`).
     """
 
     rate_hz: float = 60.0
     work_ms: float = 4.0
     cores: tuple[int, ...] = ()
+    timed: bool = False
 
     def __post_init__(self) -> None:
         if not (1 <= self.rate_hz <= 1000 and 0 <= self.work_ms <= 1000):

@@ -199,7 +199,9 @@ class Server:
             ]
 
     def _probe(self, screen: protocol.Screen) -> FrameProbe:
-        return FrameProbe(screen.rate_hz, screen.work_ms, screen.cores or self._cores, self._steps_per_ms)
+        return FrameProbe(
+            screen.rate_hz, screen.work_ms, screen.cores or self._cores, self._steps_per_ms, timed=screen.timed
+        )
 
     def _run_of(self, handle: Handle, request: Request, limit_s: float) -> Callable[[], tuple[Span, ...]]:
         inputs = unpack_arrays(self._blob(request.inputs), handle.job.inputs)
