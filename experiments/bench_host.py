@@ -38,13 +38,12 @@ from hetrl.agents.base import AgentRun, Kind
 from hetrl.agents.ledger import Ledger
 from hetrl.agents.problem import Problem
 from hetrl.agents.settings import configured, find_method
-from hetrl.device_bridge.recording import Recorded, RecordingHeader, read_recording, replay
+from hetrl.device_bridge.recording import Recorded, RecordingHeader, pooled_records, read_recording, replay
 from hetrl.device_bridge.spec import DeviceSpec
 from hetrl.device_bridge.surrogate.device import SurrogateDevice
 from hetrl.envs.enumerate import Enumeration, Restriction
 from hetrl.envs.space import Decision, PlanSpace
 from hetrl.graph import OperatorGraph
-from hetrl.measurement import pooled
 from hetrl.objective import Objective
 from hetrl.profiling import AT_REST
 from hetrl.zoo.builder import Builder
@@ -161,20 +160,17 @@ class Said:
 def compress(file: Path, target: Path) -> None:
     """One record a plan, times with five digits, the rest left out: enough to replay, small enough to keep."""
     header, records = read_recording(file)
-    by_plan: dict[str, list[Recorded]] = {}
-    for record in records:
-        by_plan.setdefault(record.plan.key, []).append(record)
-    lines = [msgspec.json.encode(header), *(msgspec.json.encode(slim(same)) for same in by_plan.values())]
+    lines = [msgspec.json.encode(header), *(msgspec.json.encode(slim(record)) for record in pooled_records(records))]
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(gzip.compress(b"\n".join(lines) + b"\n", mtime=0))
     print(f"wrote {target.relative_to(ROOT)}, {target.stat().st_size / 1e3:.0f} kB")
 
 
-def slim(records: Sequence[Recorded]) -> Recorded:
-    """All measurements of a plan as one, at the quantile of their samples; its timeline is stretched to that."""
-    measured = pooled([record.measurement for record in records])
+def slim(record: Recorded) -> Recorded:
+    """A plan at the quantile of its samples; its timeline is stretched to that."""
+    measured = record.measurement
     if measured.latency_ms is None:
-        return replace(records[0], measurement=measured)
+        return record
     latency_ms = float(np.quantile(measured.samples_ms, QUANTILE))
     scale = latency_ms / max(s.end_ms for s in measured.segments)
     timeline = tuple(
@@ -191,7 +187,7 @@ def slim(records: Sequence[Recorded]) -> Recorded:
         measured, latency_ms=digits(latency_ms), latency_interval_ms=None, samples_ms=(), utilization=(),
         segments=timeline, output_error=error,
     )  # fmt: skip
-    return replace(records[0], measurement=small)
+    return replace(record, measurement=small)
 
 
 def digits(value: float) -> float:

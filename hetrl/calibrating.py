@@ -14,7 +14,7 @@ from hetrl.calibration.machine_errors import median_error, unseen_models, unseen
 from hetrl.calibration.machine_runs import Recording
 from hetrl.device_bridge.host.opening import calibrated_path
 from hetrl.device_bridge.host.processors import refreshed
-from hetrl.device_bridge.recording import RecordingHeader, read_recording
+from hetrl.device_bridge.recording import RecordingHeader, pooled_records, read_recording
 from hetrl.device_bridge.spec import Engine, RooflineCost, load_spec
 from hetrl.errors import UsageError
 from hetrl.graph import OperatorGraph
@@ -111,7 +111,7 @@ def _write(path: Path, data: bytes) -> None:
 
 def _recording(file: Path, given: Sequence[OperatorGraph]) -> Recording:
     header, records = read_recording(file)
-    return Recording(header, tuple(records), _graph(file, header, given))
+    return Recording(header, tuple(pooled_records(records)), _graph(file, header, given))
 
 
 def _graph(file: Path, header: RecordingHeader, given: Sequence[OperatorGraph]) -> OperatorGraph:

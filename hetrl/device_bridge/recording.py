@@ -175,16 +175,24 @@ def read_recording(path: Path) -> tuple[RecordingHeader, list[Recorded]]:
     return header, records
 
 
+def pooled_records(records: Iterable[Recorded]) -> list[Recorded]:
+    """One record for each plan under each condition, in the order in which they were first measured."""
+    same: dict[tuple[str, str], list[Recorded]] = {}
+    for record in records:
+        same.setdefault((record.plan.key, record.condition), []).append(record)
+    return [
+        msgspec.structs.replace(several[0], measurement=pooled([record.measurement for record in several]))
+        for several in same.values()
+    ]
+
+
 def replay(header: RecordingHeader, records: Iterable[Recorded], graph: OperatorGraph) -> ReplayDevice:
     """A device that answers from a recording.
 
     Several measurements of one plan are pooled.
     """
-    answers: dict[tuple[str, str], list[Measurement]] = {}
-    for record in records:
-        answers.setdefault((record.plan.key, record.condition), []).append(record.measurement)
-    pool = {place: pooled(measurements) for place, measurements in answers.items()}
-    return ReplayDevice(header.spec, graph, pool, header.engine)
+    answers = {(record.plan.key, record.condition): record.measurement for record in pooled_records(records)}
+    return ReplayDevice(header.spec, graph, answers, header.engine)
 
 
 def open_replay(rest: str, graph: OperatorGraph, engine: str | None) -> Device:
