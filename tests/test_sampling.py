@@ -129,32 +129,6 @@ def test_foreign_load_and_no_time_left_still_gives_a_sample():
     assert seen.samples_ms == (3000.0,) and seen.foreign_load and seen.interval_ms is None
 
 
-def test_rounds_on_slow_cores_are_left_out():
-    world = World()
-    speeds = itertools.cycle([1.0] * 10 + [2.0] * 10)
-    now = [1.0]
-
-    def run() -> None:
-        now[0] = next(speeds)
-        world.now_ms += 10 * now[0]
-
-    foreign = Foreign(lambda: 0.0, 2, lambda: now[0])
-    (seen,) = sample([run], Sampling(min_repeats=40, max_s=2.0), world.clock, foreign)
-    assert set(seen.samples_ms) == {10.0} and seen.redone > 10 and not seen.foreign_load
-
-
-@pytest.mark.parametrize("patience", [1.0, 3.0])
-def test_cores_that_stay_slow_cost_patience_and_are_flagged(patience):
-    world = World()
-    (seen,) = sample(
-        [world.runner([20.0])],
-        Sampling(max_s=1.0, patience=patience),
-        world.clock,
-        Foreign(lambda: 0.0, 2, lambda: 1.9),
-    )
-    assert seen.foreign_load and len(seen.samples_ms) == 50 * patience and seen.redone == 0
-
-
 def test_warm_up_waits_for_two_runs_that_agree():
     world = World()
     assert warm_up(world.runner([100, 50, 30, 20, 19.5, 19]), Sampling(), world.clock) == 5

@@ -31,8 +31,6 @@ class Sampling:
         cannot resolve.
     :param foreign_share: a window is redone when other programs took more than this share of the cores.
     :param max_redone: after so many windows the rest is kept, and flagged.
-    :param slow: a round is left out where the cores were so many times slower than at their best (see `pace`).
-    :param patience: while there are not `min_repeats` other rounds, time and repeats may be so many times as much.
     """
 
     max_warmup_runs: int = 20
@@ -48,8 +46,6 @@ class Sampling:
     window_s: float = 0.2
     foreign_share: float = 0.1
     max_redone: int = 10
-    slow: float = 1.25
-    patience: float = 3.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -66,12 +62,10 @@ class Foreign:
     """What other programs took.
 
     :param total_ms: CPU time that they have taken so far, summed over `cores` cores.
-    :param slowness: how many times slower than at their best the cores are now, for what shares them unseen.
     """
 
     total_ms: Callable[[], float]
     cores: int
-    slowness: Callable[[], float] = lambda: 1.0
 
 
 NO_FOREIGN = Foreign(lambda: 0.0, 1)
@@ -83,9 +77,9 @@ class Sampled(Generic[T]):
     """What came of one plan.
 
     :param results: what each run gave, along with `samples_ms`.
-    :param redone: samples that were thrown away because of foreign load, or since the cores were slow.
+    :param redone: samples that were thrown away because of foreign load.
     :param foreign_share: share of the cores that other programs took while the kept samples ran.
-    :param foreign_load: kept samples had more of it than asked for, or were taken while the cores were slow.
+    :param foreign_load: kept samples had more of it than asked for.
     """
 
     samples_ms: tuple[float, ...]
@@ -125,40 +119,25 @@ def warm_up(run: Callable[[], object], sampling: Sampling, clock: Clock) -> int:
     return sampling.max_warmup_runs
 
 
-@dataclass(frozen=True)
-class _Round(Generic[T]):
-    """One run of each plan; `slowness` is that of the cores before or after, whichever is worse."""
-
-    samples_ms: tuple[float, ...]
-    results: tuple[T, ...]
-    slowness: float
-
-
 @dataclass
 class _Kept(Generic[T]):
-    """Rounds, and what was seen meanwhile."""
+    """Rounds: `samples_ms[round][plan]`."""
 
-    rounds: list[_Round[T]] = field(default_factory=list)
+    samples_ms: list[list[float]] = field(default_factory=list)
+    results: list[list[T]] = field(default_factory=list)
     wall_ms: float = 0.0
     foreign_ms: float = 0.0
     flagged: bool = False
     redone: int = 0
 
     def add(self, window: _Kept[T]) -> None:
-        self.rounds += window.rounds
+        self.samples_ms += window.samples_ms
+        self.results += window.results
         self.wall_ms += window.wall_ms
         self.foreign_ms += window.foreign_ms
 
     def share(self, cores: int) -> float:
         return min(1.0, max(0.0, self.foreign_ms) / (self.wall_ms * cores)) if self.wall_ms > 0 else 0.0
-
-    def undisturbed(self, slow: float) -> list[_Round[T]]:
-        return [one for one in self.rounds if one.slowness <= slow]
-
-    def patience(self, sampling: Sampling) -> float:
-        """How many times its time and repeats sampling may take now."""
-        lacks = len(self.undisturbed(sampling.slow)) < min(sampling.min_repeats, len(self.rounds))
-        return sampling.patience if lacks else 1.0
 
 
 def sample(
@@ -180,26 +159,24 @@ def sample(
     began = clock()
     redone_windows = 0
     while True:
-        rounds_left = int(sampling.max_repeats * kept.patience(sampling)) - len(kept.rounds)
-        window = _window(runs, sampling, clock, dice, rounds_left, foreign)
+        window = _window(runs, sampling, clock, dice, sampling.max_repeats - len(kept.samples_ms), foreign)
         elapsed_s = (clock() - began) / 1000 / len(runs)
         noisy = window.share(foreign.cores) > sampling.foreign_share
-        nothing_yet = not kept.rounds and elapsed_s >= sampling.max_s
-        redo = noisy and redone_windows < sampling.max_redone and not nothing_yet
+        over = elapsed_s >= sampling.max_s
+        redo = noisy and redone_windows < sampling.max_redone and not (over and not kept.samples_ms)
         if ended is not None:
             ended(not redo)
         if redo:
             redone_windows += 1
-            kept.redone += len(window.rounds)
+            kept.redone += len(window.samples_ms)
         else:
             kept.add(window)
             kept.flagged |= noisy
-        patience = kept.patience(sampling)
-        if elapsed_s >= sampling.max_s * patience or len(kept.rounds) >= int(sampling.max_repeats * patience):
+        if over or len(kept.samples_ms) >= sampling.max_repeats:
             break
-        if elapsed_s >= sampling.min_s and _narrow(kept.undisturbed(sampling.slow), sampling):
+        if elapsed_s >= sampling.min_s and _narrow(kept.samples_ms, sampling):
             break
-    return _sampled(kept, sampling, len(runs), foreign.cores)
+    return [_sampled(kept, plan, sampling, foreign.cores) for plan in range(len(runs))]
 
 
 def _window(
@@ -215,8 +192,7 @@ def _window(
     began, foreign_began = clock(), foreign.total_ms()
     settle_runs = sampling.settle_runs if len(runs) > 1 else 0
     longest_ms = min(sampling.window_s, sampling.max_s) * 1000
-    before = foreign.slowness()
-    while not window.rounds or (len(window.rounds) < rounds_left and clock() - began < longest_ms):
+    while not window.samples_ms or (len(window.samples_ms) < rounds_left and clock() - began < longest_ms):
         order = list(range(len(runs)))
         dice.shuffle(order)
         times = [0.0] * len(runs)
@@ -227,36 +203,30 @@ def _window(
             start = clock()
             results[plan] = runs[plan]()
             times[plan] = clock() - start
-        after = foreign.slowness()
-        ordered = tuple(results[plan] for plan in range(len(runs)))
-        window.rounds.append(_Round(tuple(times), ordered, max(before, after)))
-        before = after
+        window.samples_ms.append(times)
+        window.results.append([results[plan] for plan in range(len(runs))])
     window.wall_ms = clock() - began
     window.foreign_ms = foreign.total_ms() - foreign_began
     return window
 
 
-def _narrow(rounds: Sequence[_Round[T]], sampling: Sampling) -> bool:
+def _narrow(rounds: Sequence[Sequence[float]], sampling: Sampling) -> bool:
     if len(rounds) < sampling.min_repeats:
         return False
-    for samples in zip(*(one.samples_ms for one in rounds), strict=True):
+    for samples in zip(*rounds, strict=True):
         interval = median_interval(samples, sampling.confidence)
         if interval is None or interval[1] - interval[0] > sampling.relative_width * median(samples):
             return False
     return True
 
 
-def _sampled(kept: _Kept[T], sampling: Sampling, plans: int, cores: int) -> list[Sampled[T]]:
-    """For each plan the undisturbed rounds; where they are too few all, flagged."""
-    rounds = kept.undisturbed(sampling.slow)
-    slow = len(rounds) < min(sampling.min_repeats, len(kept.rounds))
-    if slow:
-        rounds = kept.rounds
-    redone = kept.redone + len(kept.rounds) - len(rounds)
-    found = []
-    for plan in range(plans):
-        samples = tuple(one.samples_ms[plan] for one in rounds)
-        results = tuple(one.results[plan] for one in rounds)
-        interval = median_interval(samples, sampling.confidence)
-        found.append(Sampled(samples, interval, results, redone, kept.share(cores), kept.flagged or slow))
-    return found
+def _sampled(kept: _Kept[T], plan: int, sampling: Sampling, cores: int) -> Sampled[T]:
+    samples = tuple(times[plan] for times in kept.samples_ms)
+    return Sampled(
+        samples,
+        median_interval(samples, sampling.confidence),
+        tuple(results[plan] for results in kept.results),
+        kept.redone,
+        kept.share(cores),
+        kept.flagged,
+    )

@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,11 +22,10 @@ from hetrl.device_bridge.runner.executor import Span
 from hetrl.device_bridge.runner.foreign import watch_foreign
 from hetrl.device_bridge.runner.frames import FrameCount, FrameProbe
 from hetrl.device_bridge.runner.job import Job, job_from_json
-from hetrl.device_bridge.runner.pace import Pace, on_virtual_machine
 from hetrl.device_bridge.runner.priorities import capped, present_priority, supported_caps
 from hetrl.device_bridge.runner.protocol import EngineState, Hello, Report, Request
 from hetrl.device_bridge.runner.quota import Unavailable
-from hetrl.device_bridge.runner.sampling import Foreign, sample, warm_up
+from hetrl.device_bridge.runner.sampling import sample, warm_up
 
 BLOB_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 OUT_OF_MEMORY = ("bad_alloc", "out of memory", "out_of_device_memory", "failed to allocate", "cannot allocate memory")
@@ -84,7 +83,6 @@ class Server:
         self._handles: dict[int, Handle] = {}
         self._next = 0
         self._priority = present_priority()
-        self._pace = Pace() if on_virtual_machine() else None
         self._steps_per_ms = 0.0  # of the frame probe's work, the best seen: frames stay the same all session long
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -173,7 +171,7 @@ class Server:
                 _check(handle, reference, request, f"job {place} of {len(handles)}")
                 for place, (handle, reference) in enumerate(zip(handles, references, strict=True), 1)
             ]
-            foreign = self._foreign(pids, [handle.job for handle in handles])
+            foreign = watch_foreign(pids, self._cores)
             count = None if probe is None else FrameCount(probe)
             ended = None if count is None else count.window_ended
             sampled = sample(runs, request.sampling, telemetry.now_ms, foreign, ended)
@@ -199,14 +197,6 @@ class Server:
                 )
                 for handle, seen, warmup, error in zip(handles, sampled, warmups, errors, strict=True)
             ]
-
-    def _foreign(self, helpers: Sequence[int], jobs: Sequence[Job]) -> Foreign:
-        foreign = watch_foreign(helpers, self._cores)
-        if self._pace is None:
-            return foreign
-        pace, used = self._pace, {core for job in jobs for piece in job.pieces for core in piece.cores}
-        cores = sorted(used & set(self._cores)) or self._cores
-        return replace(foreign, slowness=lambda: pace.slowness(cores))
 
     def _probe(self, screen: protocol.Screen) -> FrameProbe:
         return FrameProbe(
