@@ -20,6 +20,7 @@ class Stated(msgspec.Struct, frozen=True):
     """Integers for an operator.
 
     :param position: of the operand that holds them; None for an attribute.
+    :param scalar: a number instead of a vector.
     :param instead_of: attributes that say the same in another way.
     """
 
@@ -27,6 +28,7 @@ class Stated(msgspec.Struct, frozen=True):
     values: tuple[int, ...]
     position: int | None
     dtype: str = "int64"
+    scalar: bool = False
     instead_of: tuple[str, ...] = ()
 
 
@@ -50,8 +52,8 @@ def stated(step: Traced, stays: Mask, version: int) -> Iterator[Stated]:
             yield from _sliced(step, stays)
         case "Split" if _mask(step.operands[0], op.attributes.integer("axis", 0), stays) is not None:
             yield _split(step, stays, version)
-        case "Gather" if 1 in step.operands:
-            yield _gathered(step, stays)
+        case "Gather":
+            yield from _gathered(step, stays)
         case "Resize" if (sizes := op.operand(3)) is not None and sizes.values:
             axes = op.attributes.integers("axes", tuple(range(len(op.out.shape))))
             now = _sizes(op.out.shape, step.results[0], stays)
@@ -107,19 +109,20 @@ def _split(step: Traced, stays: Mask, version: int) -> Stated:
     mask, sizes = _mask(step.operands[0], op.attributes.integer("axis", 0), stays), split_sizes(op)
     assert mask is not None and sizes is not None
     values = tuple(int(mask[begin:end].sum()) for begin, end in bounds(sizes))
-    return Stated("split", values, 1 if version >= 13 else None, "int64", ("num_outputs",))
+    return Stated("split", values, 1 if version >= 13 else None, instead_of=("num_outputs",))
 
 
-def _gathered(step: Traced, stays: Mask) -> Stated:
+def _gathered(step: Traced, stays: Mask) -> Iterator[Stated]:
     op = step.operator
     indices, source = op.operands[1], op.operands[0]
-    assert indices is not None and indices.values is not None and source is not None
+    assert indices is not None and source is not None
     axis = op.attributes.integer("axis", 0) % len(source.shape)
     mask = _mask(step.operands[0], axis, stays)
-    assert mask is not None
+    if mask is None or indices.values is None:
+        return
     place = np.cumsum(mask) - 1
     values = tuple(int(place[index]) for index in indices.values if mask[index])
-    return Stated("indices", values, 1, indices.dtype)
+    yield Stated("indices", values, 1, indices.dtype, scalar=not indices.shape)
 
 
 def _mask(axes: Axes, axis: int, stays: Mask) -> Mask | None:

@@ -43,7 +43,7 @@ class _Surgery:
         self._constants = Constants(model, {tensor.name: tensor.shape for tensor in graph.tensors})
         self._names = {name for node in model.graph.node for name in (*node.input, *node.output)}
         self._names |= set(self._constants.initializers)
-        self._nodes = {node.output[0]: onnx.NodeProto.FromString(node.SerializeToString()) for node in model.graph.node}
+        self._nodes = {_id(node): onnx.NodeProto.FromString(node.SerializeToString()) for node in model.graph.node}
         self._added: dict[str, onnx.TensorProto] = {}
         self._before: dict[str, list[onnx.NodeProto]] = {}  # new nodes by the output in front of whose node they go
         self._variants: dict[tuple[str, bytes], str] = {}
@@ -73,7 +73,8 @@ class _Surgery:
         for attribute in node.attribute:
             if attribute.name in step.counts:
                 attribute.i = int(places(step.counts[attribute.name], self._stays).sum())
-        if step.touched:
+        axes = [axis for found in (*step.operands.values(), *step.results) for axis in found]
+        if any(self._loses(axis) for axis in axes):
             for stated in bounds.stated(step, self._stays, self._version()):
                 self._state(node, stated)
 
@@ -87,8 +88,9 @@ class _Surgery:
             return
         while len(node.input) <= stated.position:
             node.input.append("")
-        array = np.array(stated.values, helper_dtype(stated.dtype))
-        node.input[stated.position] = self._constant(f"{node.output[0]}.{stated.name}", array)
+        array = np.array(stated.values, _numpy_type(stated.dtype))
+        array = array.reshape(()) if stated.scalar else array
+        node.input[stated.position] = self._constant(f"{_id(node)}.{stated.name}", array)
 
     def _variant(self, operand: Operand, axes: Axes) -> str:
         """The name of what is left of a constant."""
@@ -117,12 +119,12 @@ class _Surgery:
             copy.input[position] = self._constant(node.input[position], kept)
         copy.output[0] = self._unused(name)
         copy.name = copy.output[0]
-        self._before.setdefault(node.output[0], []).append(copy)
+        self._before.setdefault(_id(node), []).append(copy)
         return copy.output[0]
 
     def _numbers(self, operand: Operand) -> Array:
         if operand.values is not None and operand.name not in self._constants.initializers:
-            return np.array(operand.values, helper_dtype(operand.dtype)).reshape(operand.shape)
+            return np.array(operand.values, _numpy_type(operand.dtype)).reshape(operand.shape)
         return self._constants.value(operand.name)
 
     def _constant(self, name: str, array: Array) -> str:
@@ -165,7 +167,7 @@ class _Surgery:
         graph.name, graph.doc_string = old.name, old.doc_string
         nodes: list[onnx.NodeProto] = []
         for node in old.node:
-            nodes += [*self._before.get(node.output[0], []), self._nodes[node.output[0]]]
+            nodes += [*self._before.get(_id(node), []), self._nodes[_id(node)]]
         graph.node.extend(self._alive(nodes))
         needed = set(_read(graph.node)) | {output.name for output in old.output}
         for tensor in old.initializer:
@@ -186,7 +188,7 @@ class _Surgery:
         needed = {output.name for output in self._model.graph.output}
         kept = []
         for node in reversed(nodes):
-            if node.output[0] in operators or any(name in needed for name in node.output):
+            if _id(node) in operators or any(name in needed for name in node.output):
                 kept.append(node)
                 needed |= set(_read([node]))
         return kept[::-1]
@@ -199,7 +201,11 @@ class _Surgery:
         return int(domains.get("", domains.get("ai.onnx", 1)))
 
 
-def helper_dtype(name: str) -> np.dtype[np.generic]:
+def _id(node: onnx.NodeProto) -> str:
+    return next(name for name in node.output if name)
+
+
+def _numpy_type(name: str) -> np.dtype[np.generic]:
     """numpy's type of that name."""
     return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(dtype_code(name)))
 

@@ -156,9 +156,7 @@ def summed(t: Tracer, op: Operator) -> Results:
     return [tuple(axes[letter] for letter in result)]
 
 
-def broadcast(
-    t: Tracer, op: Operator, operands: list[tuple[Layout, tuple[int, ...]]], out: tuple[int, ...]
-) -> Layout:
+def broadcast(t: Tracer, op: Operator, operands: list[tuple[Layout, tuple[int, ...]]], out: tuple[int, ...]) -> Layout:
     """Operands that meet element by element, aligned from the right: axes of more than one place agree.
 
     :param operands: layouts with their shapes.

@@ -172,9 +172,7 @@ class _Grouping:
 
 def _made(read: Read) -> list[Labels]:
     """Axes of the operator's weights that make channels."""
-    made = [
-        read.operands[position][axis] for (position, axis), role in read.roles.items() if role is Role.MAKES
-    ]
+    made = [read.operands[position][axis] for (position, axis), role in read.roles.items() if role is Role.MAKES]
     return [labels for labels in made if labels is not None]
 
 
@@ -188,5 +186,3 @@ def _mixed(number: int) -> int:
     bits = (bits ^ bits >> 30) * 0xBF58476D1CE4E5B9 % 2**64
     bits = (bits ^ bits >> 27) * 0x94D049BB133111EB % 2**64
     return bits ^ bits >> 31
-
-

@@ -60,9 +60,7 @@ def _blocks(source: tuple[int, ...], out: tuple[int, ...]) -> Iterator[tuple[lis
         yield mine, theirs
 
 
-def _parted(
-    t: Tracer, op: Operator, labels: Labels, around: tuple[int, int], sizes: list[int]
-) -> tuple[int, Axis]:
+def _parted(t: Tracer, op: Operator, labels: Labels, around: tuple[int, int], sizes: list[int]) -> tuple[int, Axis]:
     """Channels between `around` other places, as one of several axes: the place among `sizes`, and its labels.
 
     A tensor stays rectangular if all that lies at one place of that axis goes together.
