@@ -73,8 +73,7 @@ class _Surgery:
         for attribute in node.attribute:
             if attribute.name in step.counts:
                 attribute.i = int(places(step.counts[attribute.name], self._stays).sum())
-        axes = [axis for found in (*step.operands.values(), *step.results) for axis in found]
-        if any(self._loses(axis) for axis in axes):
+        if any(self._loses(axis) for found in (*step.operands.values(), *step.results) for axis in found):
             for stated in bounds.stated(step, self._stays, self._version()):
                 self._state(node, stated)
 
@@ -120,7 +119,7 @@ class _Surgery:
         copy.output[0] = self._unused(name)
         copy.name = copy.output[0]
         self._before.setdefault(_id(node), []).append(copy)
-        return copy.output[0]
+        return str(copy.output[0])
 
     def _numbers(self, operand: Operand) -> Array:
         if operand.values is not None and operand.name not in self._constants.initializers:
@@ -202,7 +201,7 @@ class _Surgery:
 
 
 def _id(node: onnx.NodeProto) -> str:
-    return next(name for name in node.output if name)
+    return next(str(name) for name in node.output if name)
 
 
 def _numpy_type(name: str) -> np.dtype[np.generic]:

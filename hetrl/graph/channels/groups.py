@@ -18,7 +18,8 @@ class ChannelGroup(msgspec.Struct, frozen=True, kw_only=True):
 
     :param name: the operator that makes them first; `#2` and so on tell several groups of one operator apart.
     :param size: how many there are; each is what must go together: one channel, or several of different tensors.
-    :param width: places of an activation that each takes, at least (2 where halves are joined, say).
+    :param width: places that each takes in what convolutions and products read and make: what they come in multiples
+        of (3 groups of a grouped convolution lose their channels together, say).
     :param makers: ids of the operators whose weights make them, in order.
     :param resolution: pixels, or tokens, of what is made of them.
     :param reason: why they must all stay; None where they need not.

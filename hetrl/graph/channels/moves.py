@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from hetrl.graph.channels.atoms import FIXED, Axis, Labels, Layout, bounds, joined
+from hetrl.graph.channels.atoms import FIXED, Axis, Layout, bounds, joined
 from hetrl.graph.channels.products import broadcast
 from hetrl.graph.channels.tracer import Tracer
 from hetrl.graph.operator import Operator
@@ -212,7 +210,7 @@ def reduced(t: Tracer, op: Operator) -> Results:
         axes = () if op.attributes.integer("noop_with_empty_axes", 0) else tuple(range(rank))
     over = {axis % rank for axis in axes}
     if op.op_type not in ("ReduceSum", "ReduceL1", "ReduceL2", "ReduceSumSquare"):
-        t.keep([layout[axis] for axis in over], op, "reduces over it")
+        t.keep(tuple(layout[axis] for axis in over), op, "reduces over it")
     if op.attributes.integer("keepdims", 1):
         return [tuple(None if axis in over else labels for axis, labels in enumerate(layout))]
     return [tuple(labels for axis, labels in enumerate(layout) if axis not in over)]
@@ -222,7 +220,7 @@ def normalized_along(t: Tracer, op: Operator) -> Results:
     """Softmax, LogSoftmax, Hardmax; before version 13 along all axes from `axis` on."""
     layout = list(t.of(op, 0))
     axis = op.attributes.integer("axis", 1) % len(layout) if op.attributes.has("axis") else 1
-    t.keep(layout[axis:], op, "runs along it")
+    t.keep(tuple(layout[axis:]), op, "runs along it")
     layout[axis:] = [None] * (len(layout) - axis)
     return [tuple(layout)]
 

@@ -12,6 +12,7 @@ from hetrl.graph.channels.atoms import Labels, Layout, Solved
 from hetrl.graph.channels.groups import Axes, ChannelAxis, ChannelGroup, Channels, Traced
 from hetrl.graph.channels.rules import rule_of
 from hetrl.graph.channels.tracer import Read, Role, Tracer
+from hetrl.graph.model import OpKind
 from hetrl.graph.operator import Operator
 
 _ONE = "all of its channels go together"
@@ -60,6 +61,7 @@ class _Grouping:
         self._reads = reads
         self._solved = solved
         self._axes: dict[int, ChannelAxis | None] = {}
+        self._parted: dict[int, list[tuple[int, int]]] = {}
 
     def channels(self) -> Channels:
         root, free = self._solved.root, self._solved.why < 0
@@ -68,11 +70,11 @@ class _Grouping:
         sizes = np.bincount(group_of[np.unique(root[group_of >= 0])], minlength=count)
         self._sizes = sizes.tolist()
         first = [int(np.flatnonzero(group_of == group)[0]) for group in range(count)]
-        self._open = [bool(free[atom]) and size > 1 for atom, size in zip(first, self._sizes, strict=True)]
+        self._open = np.array([*(free[first] & (sizes > 1)), False])  # the last one is that of no group, -1
         groups = self._described(first)
         traced = tuple(self._traced(op, read) for op, read in zip(self._operators, self._reads, strict=True))
         members = np.where(np.arange(len(root)) == root, group_of, -1)
-        members[[not self._open[group] if group >= 0 else True for group in members]] = -1
+        members[~self._open[members]] = -1
         return Channels(groups, members, traced)
 
     def _classes(self) -> Labels:
@@ -116,10 +118,9 @@ class _Grouping:
             for group in sorted({group for labels in _made(read) for group in self._groups(labels)}):
                 makers[group].append(operator.id)
                 resolutions[group].append(pixels // max(_made_size(read), 1))
-            for layout in read.results:
-                for labels in layout:
-                    for group, repeat in self._parts(labels) if labels is not None else ():
-                        widths[group] = math.gcd(widths[group], repeat)
+            for labels in _multiplied(operator, read):
+                for group, repeat in self._parts(labels):
+                    widths[group] = math.gcd(widths[group], repeat)
         names: dict[str, int] = {}
         result = []
         for group, atom in enumerate(first):
@@ -139,13 +140,16 @@ class _Grouping:
         return tuple(result)
 
     def _groups(self, labels: Labels) -> list[int]:
-        found: list[int] = np.unique(self._number[labels[labels >= 0]]).tolist()
-        return [group for group in found if group >= 0]
+        return [group for group, _ in self._parts(labels)]
 
     def _parts(self, labels: Labels) -> list[tuple[int, int]]:
-        groups = self._number[labels[labels >= 0]]
-        counts = np.bincount(groups[groups >= 0], minlength=len(self._sizes))
-        return [(int(group), int(counts[group]) // self._sizes[group]) for group in np.flatnonzero(counts)]
+        """Groups of an axis, and how many of its places each of their channels takes."""
+        if id(labels) not in self._parted:
+            groups = self._number[labels[labels >= 0]]
+            counts = np.bincount(groups[groups >= 0], minlength=len(self._sizes))
+            found = np.flatnonzero(counts).tolist()
+            self._parted[id(labels)] = [(group, int(counts[group]) // self._sizes[group]) for group in found]
+        return self._parted[id(labels)]
 
     def _traced(self, operator: Operator, read: Read) -> Traced:
         counts = {name: self._axis(labels) for name, labels in read.counts.items()}
@@ -163,8 +167,7 @@ class _Grouping:
     def _axis(self, labels: Labels) -> ChannelAxis | None:
         if id(labels) not in self._axes:
             parts = tuple((group, repeat) for group, repeat in self._parts(labels) if self._open[group])
-            groups = np.where(labels >= 0, self._number[labels], -1)
-            stays = np.array([group < 0 or not self._open[group] for group in groups.tolist()], bool)
+            stays = (labels < 0) | ~self._open[self._number[labels]]
             atoms = np.where(stays, -1, self._solved.root[labels])
             self._axes[id(labels)] = ChannelAxis(atoms, int(stays.sum()), parts) if parts else None
         return self._axes[id(labels)]
@@ -174,6 +177,17 @@ def _made(read: Read) -> list[Labels]:
     """Axes of the operator's weights that make channels."""
     made = [read.operands[position][axis] for (position, axis), role in read.roles.items() if role is Role.MAKES]
     return [labels for labels in made if labels is not None]
+
+
+def _multiplied(operator: Operator, read: Read) -> Iterator[Labels]:
+    """Axes of the activations of a product: what they are multiples of makes it fast or slow."""
+    if operator.kind not in (OpKind.CONV, OpKind.CONV_TRANSPOSE, OpKind.GEMM, OpKind.MATMUL):
+        return
+    factors = [
+        layout for position, layout in read.operands.items() if operator.operands[position] in operator.activations
+    ]
+    for layout in (*factors, *read.results):
+        yield from (labels for labels in layout if labels is not None)
 
 
 def _made_size(read: Read) -> int:
