@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from hetrl.compress.bounds import holds_indices
 from hetrl.compress.channels import Ratio, kept_channels, pruned
 from hetrl.compress.constants import Array
 from hetrl.compress.importance import Importance, Scores, scores
@@ -143,8 +144,10 @@ def _removed(graph: OperatorGraph, stays: NDArray[np.bool_]) -> tuple[Removed, .
     for step in graph.channels.traced:
         for position, axes in step.operands.items():
             operand = step.operator.operands[position]
+            if operand is None or not operand.constant or holds_indices(step.operator, position):
+                continue
             for number, axis in enumerate(axes):
-                if axis is None or operand is None or not operand.constant:
+                if axis is None:
                     continue
                 gone = np.flatnonzero(~places(axis, stays))
                 if gone.size:
