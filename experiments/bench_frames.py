@@ -32,7 +32,8 @@ from hetrl.condition import Condition, Ui
 from hetrl.device_bridge.blobs import BlobStore
 from hetrl.device_bridge.channel import LocalChannel
 from hetrl.device_bridge.host.device import RunnerDevice
-from hetrl.device_bridge.host.opening import HOST, known_spec, load
+from hetrl.device_bridge.host.loaded import load
+from hetrl.device_bridge.host.opening import HOST, known_spec
 from hetrl.device_bridge.host.processors import machine_spec
 from hetrl.device_bridge.runner.foreign import watch_foreign
 from hetrl.device_bridge.runner.frames import FrameProbe

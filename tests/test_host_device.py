@@ -19,8 +19,9 @@ from hetrl.device_bridge.host.processors import machine_spec, refreshed
 from hetrl.device_bridge.registry import open_device
 from hetrl.device_bridge.runner.protocol import EngineState, Hello
 from hetrl.errors import DeviceFailed, ModelError, UnknownName, UsageError
+from hetrl.graph import OperatorGraph
 from hetrl.measurement import Failure
-from hetrl.plan import Cap, Compression, Plan
+from hetrl.plan import Axis, Cap, Compression, Part, Plan
 from hetrl.testing.devices import DeviceConformance, whole_model_plans
 from hetrl.zoo.resolve import resolve_model
 from tests.host_help import quick_host
@@ -202,9 +203,18 @@ class TestAsked:
         assert capped.segments[-1].end_ms <= 0.3 * capped.latency_ms
 
     def test_what_cannot_run_is_a_failed_measurement(self, host: RunnerDevice, plan: Plan) -> None:
-        pruned = msgspec.structs.replace(plan, compression=Compression(0.5))
-        answer = host.measure(pruned, Condition(ui=None))
+        answer = host.measure(branches(plan, host.graph), Condition(ui=None))
         assert answer.error is not None and answer.error.kind is Failure.UNSUPPORTED
+
+    def test_a_pruned_plan_runs_the_pruned_model(self, host: RunnerDevice, plan: Plan) -> None:
+        small = msgspec.structs.replace(plan, compression=Compression(0.5))
+        pieces = [host._model.job(p, host._targets).pieces for p in (plan, small)]
+        weights = [sum(host._model._store.path(name).stat().st_size for name in p[0].files) for p in pieces]
+        assert weights[1] < 0.7 * weights[0]
+        answer = host.measure(small, Condition(ui=None))
+        assert answer.ok and answer.output_error is not None and answer.output_error < 1e-5
+        whole, pruned = host.compare([plan, small], Condition(ui=None))
+        assert whole.ok and pruned.ok and len(whole.samples_ms) == len(pruned.samples_ms)  # in the same rounds
 
     def test_outputs_may_be_off_by_as_much_as_was_asked_for(self, host: RunnerDevice, plan: Plan) -> None:
         elsewhere = next(p for p in whole_model_plans(host) if p.processors == ("cpu/ncnn/fp32",))
@@ -217,14 +227,23 @@ class TestAsked:
         whole = whole_model_plans(host)[:2]
         both = host.compare(whole, Condition(ui=None))
         assert len({len(answer.samples_ms) for answer in both}) == 1 and all(answer.ok for answer in both)
-        pruned = msgspec.structs.replace(plan, compression=Compression(0.5))
-        first, failed, last = host.compare([whole[0], pruned, whole[1]], Condition(ui=None))
+        first, failed, last = host.compare([whole[0], branches(plan, host.graph), whole[1]], Condition(ui=None))
         assert first.ok and last.ok and failed.error is not None
         wrong = next(p for p in whole_model_plans(host) if p.processors == ("cpu/ncnn/fp32",))
         first, failed, last = host.allowing(1e-12).compare([whole[0], wrong, whole[0]], Condition(ui=None))
         assert failed.error is not None and failed.error.kind is Failure.WRONG_OUTPUT
         assert len(first.samples_ms) == len(last.samples_ms) >= 3  # still of the same rounds
         assert host.compare([], Condition(ui=None)) == []
+
+
+def branches(plan: Plan, graph: OperatorGraph) -> Plan:
+    """The plan with its first fusion group as branches: another network, for which there are no weights."""
+    (segment,) = plan.segments
+    cut = len(graph.groups[0].nodes)
+    parts = (Part("cpu1/onnxruntime/fp32", 50), Part("cpu0/onnxruntime/fp32", 50))
+    first = msgspec.structs.replace(segment, nodes=segment.nodes[:cut], parts=parts, axis=Axis.BRANCHES)
+    rest = msgspec.structs.replace(segment, nodes=segment.nodes[cut:])
+    return msgspec.structs.replace(plan, segments=(first, rest))
 
 
 class TestOpening:

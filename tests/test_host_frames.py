@@ -19,7 +19,8 @@ from hetrl.condition import Condition, Ui
 from hetrl.device_bridge.blobs import BlobStore
 from hetrl.device_bridge.channel import LocalChannel
 from hetrl.device_bridge.host.device import RunnerDevice
-from hetrl.device_bridge.host.opening import load, open_host
+from hetrl.device_bridge.host.loaded import load
+from hetrl.device_bridge.host.opening import open_host
 from hetrl.device_bridge.runner.frames import FrameCount, FrameProbe, Frames
 from hetrl.device_bridge.runner.job import Job
 from hetrl.device_bridge.runner.priorities import NO_CAP

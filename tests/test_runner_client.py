@@ -1,6 +1,7 @@
 """The client against real runner processes that do every wrong thing."""
 
 import contextlib
+import hashlib
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hetrl.device_bridge.blobs import BlobStore
+from hetrl.device_bridge.blobs import NAME_DIGITS, BlobStore
 from hetrl.device_bridge.channel import Channel, ChannelLost
 from hetrl.device_bridge.drift import Verdict, judge_drift
 from hetrl.device_bridge.runner.arrays import pack_arrays
@@ -59,6 +60,10 @@ def store(tmp_path):
     return BlobStore(tmp_path / "blobs")
 
 
+X = np.arange(4, dtype=np.float32)
+REFERENCE = hashlib.sha256(pack_arrays([2 * X])).hexdigest()[:NAME_DIGITS] + ".npz"
+
+
 @pytest.fixture
 def channel(store):
     return FakeChannel(store)
@@ -77,18 +82,13 @@ def client(channel, store):
 def job(does: str = "works") -> Job:
     tensors = (TensorInfo("x", (4,), "float32"), TensorInfo("y", (4,), "float32"))
     piece = Piece(0, f"cpu/fake/{does}", (), (0,), (Port("x", "x"),), (Port("y", "y"),))
-    return Job(tensors, ("x",), ("y",), (piece,))
+    return Job(tensors, ("x",), ("y",), (piece,), REFERENCE)
 
 
 @pytest.fixture
 def request_(store):
-    x = np.arange(4, dtype=np.float32)
-    return Request(
-        inputs=store.put(pack_arrays([x]), ".npz"),
-        reference=store.put(pack_arrays([2 * x]), ".npz"),
-        max_output_error=1e-3,
-        sampling=QUICK,
-    )
+    assert store.put(pack_arrays([2 * X]), ".npz") == REFERENCE
+    return Request(inputs=store.put(pack_arrays([X]), ".npz"), max_output_error=1e-3, sampling=QUICK)
 
 
 def works(client: RunnerClient, request: Request) -> bool:
@@ -252,7 +252,7 @@ def test_memory_is_the_jobs_own(client, request_):
 
 def test_compared_jobs_are_sampled_in_the_same_rounds(client, request_):
     sampling = Sampling(max_s=1.0, min_repeats=20, max_repeats=40, foreign_share=1.0)
-    request = Request(inputs=request_.inputs, reference=request_.reference, sampling=sampling)
+    request = Request(inputs=request_.inputs, sampling=sampling)
     slower, faster = client.compare([job("slower"), job()], request)
     assert len(slower.samples_ms) == len(faster.samples_ms) >= 20
     assert significantly_faster(faster.samples_ms, slower.samples_ms)

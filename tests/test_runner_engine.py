@@ -27,25 +27,25 @@ def model(factor: float) -> bytes:
     return made.SerializeToString()
 
 
-def job(file: str) -> Job:
+def job(file: str, reference: str | None = None) -> Job:
     tensors = (TensorInfo("x", (1000,), "float32"), TensorInfo("y", (1000,), "float32"))
     piece = Piece(0, "cpu0/onnxruntime/fp32", (file,), (0,), (Port("x", "x"),), (Port("y", "y"),))
-    return Job(tensors, ("x",), ("y",), (piece,))
+    return Job(tensors, ("x",), ("y",), (piece,), reference)
 
 
 def test_a_model_is_run_compared_and_checked(tmp_path):
     store = BlobStore(tmp_path)
     x = np.linspace(-1, 1, 1000, dtype=np.float32)
-    doubling, tripling = job(store.put(model(2), ".onnx")), job(store.put(model(3), ".onnx"))
+    twice, thrice = store.put(model(2), ".onnx"), store.put(model(3), ".onnx")
     inputs, reference = store.put(pack_arrays([x]), ".npz"), store.put(pack_arrays([2 * x]), ".npz")
     sampling = Sampling(max_s=0.3)
     with RunnerClient(LocalChannel(store), store) as client:
-        report = client.measure(doubling, Request(inputs=inputs, reference=reference, sampling=sampling))
+        report = client.measure(job(twice, reference), Request(inputs=inputs, sampling=sampling))
         assert isinstance(report, Report), report
         assert report.output_error == 0 and 0 < report.latency_ms < 100 and len(report.timeline) == 1
-        wrong = client.measure(tripling, Request(inputs=inputs, reference=reference, max_output_error=1e-3))
+        wrong = client.measure(job(thrice, reference), Request(inputs=inputs, max_output_error=1e-3))
         assert wrong.kind is Failure.WRONG_OUTPUT
-        unchecked = client.compare([doubling, tripling], Request(inputs=inputs, sampling=sampling))
+        unchecked = client.compare([job(twice), job(thrice)], Request(inputs=inputs, sampling=sampling))
         assert [report.output_error for report in unchecked] == [None, None]
         broken = client.measure(job(store.put(b"no model", ".onnx")), Request(inputs=inputs))
         assert broken.kind is Failure.UNSUPPORTED

@@ -182,8 +182,9 @@ class RunnerClient:
 
     def _measure_once(self, jobs: tuple[Job, ...], do: str, request: Request, kind: type[T]) -> T:
         limits, sampling = self._limits, request.sampling
-        blobs = [request.inputs] if request.reference is None else [request.inputs, request.reference]
-        self._channel.push(tuple(dict.fromkeys([*(name for job in jobs for name in job.files), *blobs])), self._store)
+        references = [job.reference for job in jobs if job.reference is not None]
+        needed = [*(name for job in jobs for name in job.files), request.inputs, *references]
+        self._channel.push(tuple(dict.fromkeys(needed)), self._store)
         runner = self._running()
         handles = [self._load(runner, job, jobs) for job in jobs]
         which: dict[str, Any] = {"handle": handles[0]} if do == "measure" else {"handles": handles}

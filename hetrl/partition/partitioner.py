@@ -13,8 +13,10 @@ from hetrl.partition.constants import Constants
 from hetrl.partition.shares import Cutter, Share, split_shares, whole_share
 from hetrl.partition.stages import Stage, stages
 from hetrl.partition.submodel import Flat, Submodel, submodel
-from hetrl.plan import Axis, Plan
+from hetrl.plan import Axis, Compression, Plan
 from hetrl.zoo.source import ModelSource
+
+NO_COMPRESSION = Compression()
 
 
 @dataclass(frozen=True)
@@ -48,11 +50,15 @@ class Partitioner:
 
     :param graph: of the same model, with the shapes that it will run on.
     :param store: where the files go.
+    :param compression: what made the model of the one that plans are for.
     :raises ModelError: weights are missing, or do not fit.
     """
 
-    def __init__(self, source: ModelSource, graph: OperatorGraph, store: BlobStore) -> None:
+    def __init__(
+        self, source: ModelSource, graph: OperatorGraph, store: BlobStore, compression: Compression = NO_COMPRESSION
+    ) -> None:
         self.graph = graph
+        self._compression = compression
         self.store = store
         model = source.model
         maker = {output: node for node in model.graph.node for output in node.output if output}
@@ -65,10 +71,10 @@ class Partitioner:
         """The plan as submodels and who runs them when.
 
         :param targets: by processor id.
-        :raises PlanError: the plan does not fit the model or the targets, or needs another network: it prunes, or has
-            branches.
+        :raises PlanError: the plan does not fit the model or the targets, or needs another network: it compresses
+            otherwise, or has branches.
         """
-        _require_same_network(plan)
+        self._require_same_network(plan)
         steps = stages(plan, self.graph)
         for stage in steps:
             for part in stage.parts:
@@ -100,6 +106,13 @@ class Partitioner:
         if len(pieces) == 1:
             pieces = [replace(pieces[0], alone=True)]
         return Job(self._tensors(pieces), self.graph.inputs, self.graph.outputs, tuple(pieces))
+
+    def _require_same_network(self, plan: Plan) -> None:
+        if plan.stretched:
+            hint = "plan without --policy nn_stretch_*"
+            raise PlanError("segments", "a plan with branches is for a network that must be trained anew", hint)
+        if plan.compression != self._compression:
+            raise PlanError("compression", "this is not the model that the plan's compression makes")
 
     def _cuts(self, stage: Stage) -> list[_Cut]:
         leaving = stage.leaving(self.graph)
@@ -157,12 +170,3 @@ def _meet(one: Port, other: Port) -> bool:
     """Whether the two have elements in common, as far as their axes tell."""
     apart = one.axis is not None and one.axis == other.axis and (one.stop <= other.start or other.stop <= one.start)
     return one.tensor == other.tensor and not apart
-
-
-def _require_same_network(plan: Plan) -> None:
-    if plan.stretched:
-        hint = "plan without --policy nn_stretch_*"
-        raise PlanError("segments", "a plan with branches is for a network that must be trained anew", hint)
-    if plan.compression.prune_ratio > 0:
-        hint = "plan with --max-accuracy-drop 0"
-        raise PlanError("compression.prune_ratio", "a pruned model cannot be run yet", hint)

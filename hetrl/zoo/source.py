@@ -168,6 +168,33 @@ class FileSource(ModelSource):
         return path
 
 
+class MemorySource(ModelSource):
+    """A complete model in memory.
+
+    :param model: with the bytes of every initializer inside.
+    """
+
+    def __init__(self, model: onnx.ModelProto, name: str) -> None:
+        self.name = name
+        self._model = model
+
+    @cached_property
+    def key(self) -> str:
+        return f"memory {hashlib.sha256(self._model.SerializeToString(deterministic=True)).hexdigest()}"
+
+    @property
+    def model(self) -> onnx.ModelProto:
+        return self._model
+
+    def weights(self, tensor: TensorProto) -> Bytes:
+        return np.frombuffer(tensor.raw_data, np.uint8)
+
+    def save(self, folder: Path) -> Path:
+        path = folder / f"{self.name}.onnx"
+        onnx.save(self._model, path, save_as_external_data=True, location=f"{path.name}.weights")
+        return path
+
+
 def open_source(
     model: str | Path, seeded_weights: int | None = None, input_shapes: dict[str, tuple[int, ...]] | None = None
 ) -> tuple[ModelSource, OperatorGraph]:

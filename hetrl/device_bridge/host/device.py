@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby
 
 from msgspec import UNSET
 
 from hetrl.condition import Condition
 from hetrl.device_bridge.base import MAX_OUTPUT_ERROR, Device, DeviceInfo, check_fits, describe_spec
+from hetrl.device_bridge.host.loaded import LoadedModel
 from hetrl.device_bridge.runner.job import Job
 from hetrl.device_bridge.runner.priorities import NO_CAP, Cap
 from hetrl.device_bridge.runner.protocol import Report, Request, Screen
@@ -20,7 +21,7 @@ from hetrl.device_bridge.spec import DeviceSpec
 from hetrl.errors import PlanError, UsageError
 from hetrl.graph import OperatorGraph
 from hetrl.measurement import Failure, Measurement, MeasurementError, SegmentTiming, Utilization
-from hetrl.partition import Partitioner, Target
+from hetrl.partition import Target
 from hetrl.partition.ncnn_layer import Unconvertible
 from hetrl.plan import Evidence, Plan
 
@@ -31,20 +32,10 @@ QUICK = Sampling(max_warmup_s=1.0, max_warmup_runs=5, max_s=0.6, min_repeats=5, 
 DUEL = Sampling(max_warmup_s=1.0, max_warmup_runs=5, max_s=4.0, min_repeats=15, relative_width=0.01)
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """A model as a runner runs it.
-
-    :param inputs: blob of its inputs, `reference` that of the whole model's outputs for them.
-    """
-
-    partitioner: Partitioner
-    inputs: str
-    reference: str
-
-
 class RunnerDevice(Device):
     """One machine with one model. Its plans run as they are, and outputs are compared with the whole model's.
+
+    Of a plan that prunes, it is the pruned model that runs, and whose outputs are compared.
 
     :param max_output_error: a plan whose output is further off (largest difference over largest value) has failed.
     """
@@ -55,14 +46,14 @@ class RunnerDevice(Device):
         graph: OperatorGraph,
         engine_name: str,
         client: RunnerClient,
-        loaded: Loaded,
+        model: LoadedModel,
         max_output_error: float = MAX_OUTPUT_ERROR,
     ) -> None:
         self.spec = spec
         self.graph = graph
         self.engine_name = engine_name
         self._client = client
-        self._loaded = loaded
+        self._model = model
         self._max_output_error = max_output_error
         processors = spec.engine(engine_name).processors
         self._targets = {p.id: Target(p.cores, p.number) for p in processors}
@@ -73,7 +64,7 @@ class RunnerDevice(Device):
     def allowing(self, max_output_error: float | None) -> RunnerDevice:
         if max_output_error is None:
             return self
-        return RunnerDevice(self.spec, self.graph, self.engine_name, self._client, self._loaded, max_output_error)
+        return RunnerDevice(self.spec, self.graph, self.engine_name, self._client, self._model, max_output_error)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -102,7 +93,7 @@ class RunnerDevice(Device):
 
     def _job(self, plan: Plan) -> Job | Measurement:
         try:
-            return self._loaded.partitioner.job(plan, self._targets)
+            return self._model.job(plan, self._targets)
         except (PlanError, Unconvertible) as error:  # fits the model, but cannot be run
             return Measurement.failed(Failure.UNSUPPORTED, str(error))
         except OSError as error:
@@ -155,8 +146,7 @@ class RunnerDevice(Device):
                 window_s=FRAME_WINDOW_S,
             )
         return Request(
-            inputs=self._loaded.inputs,
-            reference=self._loaded.reference,
+            inputs=self._model.inputs,
             max_output_error=self._max_output_error,
             sampling=sampling,
             competitors=condition.competitors,

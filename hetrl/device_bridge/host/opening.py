@@ -8,9 +8,9 @@ from pathlib import Path
 from hetrl.cache import cache_folder, data_folder
 from hetrl.device_bridge.blobs import BlobStore
 from hetrl.device_bridge.channel import Channel, LocalChannel
-from hetrl.device_bridge.host.device import Loaded, RunnerDevice
+from hetrl.device_bridge.host.device import RunnerDevice
+from hetrl.device_bridge.host.loaded import load
 from hetrl.device_bridge.host.processors import machine_spec, refreshed
-from hetrl.device_bridge.runner.arrays import pack_arrays
 from hetrl.device_bridge.runner_client import RunnerClient
 from hetrl.device_bridge.spec import DeviceSpec, load_spec
 from hetrl.device_bridge.ssh.address import parse_ssh_address
@@ -18,9 +18,7 @@ from hetrl.device_bridge.ssh.channel import SshChannel
 from hetrl.errors import DeviceFailed, UsageError
 from hetrl.graph import OperatorGraph
 from hetrl.measurement import MeasurementError
-from hetrl.partition import Partitioner, open_source, reference_outputs, seeded_inputs
 
-INPUT_SEED = 0
 HOST = "host"
 
 
@@ -62,29 +60,6 @@ def open_machine(
     except BaseException:
         client.close()
         raise
-
-
-def load(graph: OperatorGraph, store: BlobStore) -> Loaded:
-    """The graph's model with its weights, some inputs, and what it makes of them.
-
-    :raises ModelError: its weights are missing.
-    :raises MissingExtra: there is no ONNX Runtime to say what is right.
-    """
-    origin = graph.origin
-    if origin is None:
-        raise UsageError(f"{graph.name!r} was made in memory, so its weights are not known", "give an ONNX file")
-    shapes = {name: graph.tensor_by_name[name].shape for name in graph.inputs}
-    seed = 0 if origin.builtin and origin.seeded_weights is None else origin.seeded_weights
-    model = origin.model if origin.builtin else Path(origin.model)
-    source, _ = open_source(model, seed, shapes)
-    partitioner = Partitioner(source, graph, store)  # first, for it says that weights are missing
-    inputs = seeded_inputs(graph, INPUT_SEED)
-    reference = reference_outputs(source, inputs)
-    return Loaded(
-        partitioner,
-        store.put(pack_arrays([inputs[name] for name in graph.inputs]), ".npz"),
-        store.put(pack_arrays([reference[name] for name in graph.outputs]), ".npz"),
-    )
 
 
 def calibrated_path(device_id: str) -> Path:

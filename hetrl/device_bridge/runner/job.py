@@ -68,16 +68,18 @@ class Job:
     """A whole plan. Pieces are in an order in which they may run one by one.
 
     :param tensors: all that pieces exchange, the model's inputs and outputs included.
+    :param reference: blob of what its outputs should be, None to leave them unchecked.
     """
 
     tensors: tuple[TensorInfo, ...]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     pieces: tuple[Piece, ...]
+    reference: str | None = None
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Every file that it needs, each once."""
+        """Every file that it needs to run, each once."""
         return tuple(dict.fromkeys(name for piece in self.pieces for name in piece.files))
 
 
@@ -96,6 +98,7 @@ def job_from_json(data: dict[str, Any]) -> Job:
         inputs=tuple(data["inputs"]),
         outputs=tuple(data["outputs"]),
         pieces=tuple(_piece(piece) for piece in data["pieces"]),
+        reference=data["reference"],
     )
 
 

@@ -47,13 +47,11 @@ class Request:
     """How to measure.
 
     :param inputs: blob of the job's inputs (`arrays.pack_arrays`).
-    :param reference: blob of what its outputs should be, None to leave them unchecked.
-    :param max_output_error: a larger error makes the measurement fail.
+    :param max_output_error: a larger error of the outputs makes the measurement fail.
     :param competitors: busy processes beside it.
     """
 
     inputs: str
-    reference: str | None = None
     max_output_error: float | None = None
     sampling: Sampling = DEFAULT_SAMPLING
     competitors: int = 0

@@ -150,8 +150,8 @@ class Server:
     def _measure(self, numbers: Sequence[int], request: Request, run_limit_s: float) -> list[Report]:
         handles = [self._handle(number) for number in numbers]
         references = [
-            None if request.reference is None else unpack_arrays(self._blob(request.reference), handle.job.outputs)
-            for handle in handles
+            None if job.reference is None else unpack_arrays(self._blob(job.reference), job.outputs)
+            for job in (handle.job for handle in handles)
         ]
         runs = [self._run_of(handle, request, run_limit_s) for handle in handles]
         before = telemetry.look()

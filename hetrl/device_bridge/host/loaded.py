@@ -1,0 +1,87 @@
+"""A model with its weights as runners run it: cut by plans, and compressed as plans say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+from hetrl.compress.channels import pruned
+from hetrl.compress.pruning import prune
+from hetrl.compress.weights import complete_model
+from hetrl.device_bridge.blobs import BlobStore
+from hetrl.device_bridge.runner.arrays import pack_arrays
+from hetrl.device_bridge.runner.job import Job
+from hetrl.errors import UsageError
+from hetrl.graph import OperatorGraph
+from hetrl.partition import Partitioner, Target, open_source, reference_outputs, seeded_inputs
+from hetrl.plan import Compression, Plan
+from hetrl.zoo.source import MemorySource, ModelSource
+
+INPUT_SEED = 0
+KEPT = 3  # compressed models that stay in memory
+
+
+@dataclass(frozen=True)
+class _Variant:
+    """What compression made of the model; `reference` is the blob of its outputs."""
+
+    partitioner: Partitioner
+    reference: str
+
+
+class LoadedModel:
+    """A model to be measured on a machine.
+
+    :param graph: of the same model, with the shapes that it will run on.
+    :param store: where the files go.
+    :ivar inputs: blob of the inputs that it is measured with.
+    :raises ModelError: its weights are missing, or do not fit.
+    :raises MissingExtra: there is no ONNX Runtime to say what is right.
+    """
+
+    def __init__(self, source: ModelSource, graph: OperatorGraph, store: BlobStore) -> None:
+        self._source = source
+        self._graph = graph
+        self._store = store
+        self._values = seeded_inputs(graph, INPUT_SEED)
+        self._original = self._variant(source, graph, Compression())  # says at once that weights are missing
+        self._compressed = lru_cache(maxsize=KEPT)(self._compress)
+        self.inputs = store.put(pack_arrays([self._values[name] for name in graph.inputs]), ".npz")
+
+    def job(self, plan: Plan, targets: Mapping[str, Target]) -> Job:
+        """The plan as a runner executes it; its outputs are to be those of the compressed model run whole.
+
+        :raises PlanError: see `Partitioner.job`.
+        """
+        variant = self._original if plan.compression == Compression() else self._compressed(plan.compression)
+        return replace(variant.partitioner.job(plan, targets), reference=variant.reference)
+
+    def _compress(self, compression: Compression) -> _Variant:
+        shapes = {name: self._graph.tensor_by_name[name].shape for name in self._graph.inputs}
+        smaller = prune(complete_model(self._source), compression.prune_ratio, input_shapes=shapes)
+        name = f"{self._source.name}-pruned"
+        return self._variant(
+            MemorySource(smaller.model, name), pruned(self._graph, compression.prune_ratio), compression
+        )
+
+    def _variant(self, source: ModelSource, graph: OperatorGraph, compression: Compression) -> _Variant:
+        partitioner = Partitioner(source, graph, self._store, compression)
+        outputs = reference_outputs(source, self._values)
+        return _Variant(partitioner, self._store.put(pack_arrays([outputs[name] for name in graph.outputs]), ".npz"))
+
+
+def load(graph: OperatorGraph, store: BlobStore) -> LoadedModel:
+    """The graph's model with its weights.
+
+    :raises ModelError, MissingExtra: see `LoadedModel`.
+    """
+    origin = graph.origin
+    if origin is None:
+        raise UsageError(f"{graph.name!r} was made in memory, so its weights are not known", "give an ONNX file")
+    shapes = {name: graph.tensor_by_name[name].shape for name in graph.inputs}
+    seed = 0 if origin.builtin and origin.seeded_weights is None else origin.seeded_weights
+    model = origin.model if origin.builtin else Path(origin.model)
+    source, _ = open_source(model, seed, shapes)
+    return LoadedModel(source, graph, store)
