@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from hetrl.errors import ModelError
 from hetrl.graph.operator import Operand
@@ -37,6 +37,10 @@ class Constants:
         :raises ModelError: it cannot be computed.
         """
         if name in self.initializers:
+            if self.initializers[name].data_location == TensorProto.EXTERNAL:
+                raise ModelError(
+                    f"the weights {name!r} are not in the model", "draw missing ones with --seeded-weights SEED"
+                )
             return np.asarray(numpy_helper.to_array(self.initializers[name]))
         if name not in self._computed:
             self._compute(name)
