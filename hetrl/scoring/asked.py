@@ -42,9 +42,7 @@ class Asked:
 
     def __post_init__(self) -> None:
         if self.eval_data is None and self.against is None:
-            raise UsageError(
-                "there is nothing to score the model on", "give --eval-data FILE or --against ORIGINAL"
-            )
+            raise UsageError("there is nothing to score the model on", "give --eval-data FILE or --against ORIGINAL")
         if self.part not in list(Part):
             raise UnknownName("part of the data", self.part, list(Part), "hetrl score --help")
         if self.part != Part.ALL and self.eval_data is None:
