@@ -26,7 +26,9 @@ def score(  # noqa: PLR0913, PLR0917 (typer reads the options from the parameter
     part: Annotated[
         str, typer.Option("--part", metavar="NAME", help="all of the data, or one of its halves: tuning, held-back.")
     ] = "all",
-    seed: options.Seed = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", metavar="N", help="Of the division into halves, or of the random inputs.")
+    ] = 0,
     image_mean: options.ImageMean = None,
     image_std: options.ImageStd = None,
     input_shape: options.InputShapes = None,

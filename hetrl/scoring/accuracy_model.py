@@ -135,9 +135,9 @@ class AccuracyModel:
         terms, surprise, noise = self._data
         weighted = (terms / noise[:, None]).T
         precision = np.linalg.inv(covariance) + weighted @ terms
-        posterior = np.linalg.inv(precision)
+        posterior = np.linalg.inv(precision).astype(np.float64)
         # With L L^T the precision, |L^T (x - mean)| is the distance in the posterior's own metric.
-        root = np.linalg.cholesky(precision).T
+        root = np.linalg.cholesky(precision).T.astype(np.float64)
         return nonnegative_least_squares(root, root @ (mean + posterior @ weighted @ surprise)), posterior
 
     @cached_property

@@ -56,17 +56,20 @@ def read_arrays(path: Path, wanted: Interface) -> ArraySamples:
 
 
 def _load(path: Path) -> dict[str, Array]:
-    problem: object = "it is a single array"
+    found = None
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if isinstance(file, np.lib.npyio.NpzFile):
-                return {name: file[name] for name in file.files}
+        with path.open("rb") as stream:
+            found = np.load(stream, allow_pickle=False)
+            if isinstance(found, np.lib.npyio.NpzFile):
+                return {name: found[name] for name in found.files}
+            problem = "it is a single array"
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist", "--eval-data takes an npz file or a folder of pictures") from None
     except OSError as error:
         problem = error.strerror or "not in numpy's format"
     except (BadZipFile, ZlibError, ValueError, EOFError, TypeError, MemoryError, NotImplementedError) as error:
-        problem = "it holds Python objects" if "pickle" in str(error).lower() else "not in numpy's format, or damaged"
+        objects = found is not None and "pickle" in str(error)  # whose bytes could do anything
+        problem = "it holds Python objects" if objects else "not in numpy's format, or damaged"
     raise UsageError(f"{path} cannot be read as npz: {problem}", HOW)
 
 
@@ -97,10 +100,11 @@ def _fitting(values: Array, spec: InputSpec, path: Path) -> Array:
     if values.dtype.kind not in ("f" if floats else "iub"):
         scaled = ", scaled as in training" if floats and values.dtype.kind in "iu" else ""
         raise UsageError(f"{path} has inputs of type {values.dtype}", wants + scaled)
-    bad = np.flatnonzero(~np.isfinite(values.astype(spec.dtype)).all(tuple(range(1, values.ndim))))
+    with np.errstate(over="ignore"):
+        result = values.astype(spec.dtype, copy=False)
+    bad = np.flatnonzero(~np.isfinite(result).all(tuple(range(1, values.ndim))))
     if len(bad):
         raise UsageError(f"{path} has NaN or infinite inputs in {len(bad)} samples", f"look at inputs[{bad[0]}]")
-    result = values.astype(spec.dtype, copy=False)
     if not floats and not np.array_equal(result, values):
         raise UsageError(f"{path} has inputs that do not fit into {spec.dtype.name}", wants)
     return np.ascontiguousarray(result)

@@ -30,7 +30,8 @@ def with_free_batch(model: onnx.ModelProto, wanted: Interface) -> onnx.ModelProt
         if value.name in names:
             value.type.tensor_type.shape.dim[0].dim_param = BATCH
     for value in graph.output:
-        value.type.tensor_type.ClearField("shape")
+        for dim in value.type.tensor_type.shape.dim:
+            dim.Clear()
     del graph.value_info[:]
     _free_reshapes(graph, wanted.batch)
     return result

@@ -16,7 +16,7 @@ from hetrl.scoring.results import Fidelity
 from hetrl.scoring.running import Watch, outputs
 from hetrl.scoring.sample_means import cosines
 
-COUNT = 32
+COUNT = 16
 
 
 @dataclass(frozen=True)
