@@ -244,7 +244,7 @@ def test_batches_give_what_single_samples_give(network: type, tmp_path: Path, ru
     model = onnx.load(export(network(), tmp_path / "m.onnx", (1, 3, 32, 32)))
     inputs = np.random.default_rng(0).standard_normal((9, 3, 32, 32)).astype(np.float32)
     found = np.concatenate([part for _, part in outputs(model, small.data(inputs, np.zeros(9), "data"))])
-    assert runs.sizes[-1] == (1 if network is ViTLike else 9)  # whose class token is a constant for one sample
+    assert runs.sizes[-1] == (1 if network is ViTLike else 9)  # this exporter computes ViT's class token for one sample
     alone = Runner(model, 1)
     exact = np.concatenate([alone({"data": x[None]}) for x in inputs])
     assert np.abs(found - exact).max() <= 1e-5 * np.abs(exact).max()
@@ -267,15 +267,25 @@ def test_samples_never_mix(body: str, batch: str) -> None:
 
 
 @pytest.mark.parametrize("sizes", ["1,-1", "1,2,2", "1,4", "-1,4"])
-def test_shapes_for_one_sample_are_freed(sizes: str, runs: Runs) -> None:
+@pytest.mark.parametrize("allowzero", [0, 1])
+def test_shapes_for_one_sample_are_freed(sizes: str, allowzero: int, runs: Runs) -> None:
     count = sizes.count(",") + 1
     model = small.model(
         f"g (float[1,4] x) => (float[1,4] y) <int64[{count}] s = {{{sizes}}}, int64[2] back = {{1, 4}}> "
-        "{ a = Reshape(x, s) b = Relu(a) y = Reshape(b, back) }"
+        f"{{ a = Reshape<allowzero = {allowzero}>(x, s) b = Relu(a) y = Reshape(b, back) }}"
     )
     inputs = np.random.default_rng(0).standard_normal((6, 4)).astype(np.float32)
     [(_, found)] = outputs(model, small.data(inputs, np.zeros(6)))
     assert np.array_equal(found, np.maximum(inputs, 0)) and 6 in runs.sizes
+
+
+def test_constants_beside_samples_are_repeated(runs: Runs) -> None:
+    model = small.model(
+        "g (float[1,2,3] x) => (float[1,3,3] y) <float[1,1,3] token = {7, 8, 9}> { y = Concat<axis = -2>(token, x) }"
+    )
+    inputs = np.random.default_rng(0).standard_normal((6, 2, 3)).astype(np.float32)
+    [(_, found)] = outputs(model, small.data(inputs, np.zeros(6)))
+    assert np.array_equal(found[:, 1:], inputs) and (found[:, 0] == [7, 8, 9]).all() and 6 in runs.sizes
 
 
 def test_a_fixed_number_of_samples_is_filled(runs: Runs) -> None:
