@@ -63,15 +63,16 @@ def test_without_measurements_it_is_the_prediction(stages: int) -> None:
     assert (found.high[1:] - found.low[1:] > 0.7 * found.points[1:]).all()  # one network's numbers say little of others
 
 
-@pytest.mark.parametrize("stages", [1, 4])
-def test_intervals_hold_nine_of_ten_true_drops(stages: int) -> None:
-    inside = []
-    for seed in range(40):
-        for measured in (3, 8, 20):
-            model, settings, true = after(measured, stages, seed)
-            found = model.expected(settings)
-            inside.append(((found.low <= true) & (true <= found.high)).mean())
-    assert 0.8 <= np.mean(inside) <= 0.97
+def test_intervals_hold_nine_of_ten_true_drops() -> None:
+    inside: dict[int, list[float]] = {1: [], 4: []}
+    for stages, shares in inside.items():
+        for seed in range(30):
+            for measured in (8, 20, 40):
+                model, settings, true = after(measured, stages, seed)
+                found = model.expected(settings)
+                shares.append(((found.low <= true) & (true <= found.high)).mean())
+    assert all(0.8 <= np.mean(shares) <= 0.99 for shares in inside.values())
+    assert 0.85 <= np.mean(list(inside.values())) <= 0.97
 
 
 @pytest.mark.parametrize("stages", [1, 4])
@@ -108,9 +109,9 @@ def test_pruning_says_nothing_of_int8() -> None:
     before = model.expected([Compressed(int8=True)])
     for ratio in np.linspace(0.05, 0.7, 40):
         model = model.refined(Compressed((float(ratio),)), drop(predicted_accuracy_drop_pct(float(ratio))))
-    found = model.expected([Compressed(int8=True), Compressed((0.4,))])
+    found = model.expected([Compressed(int8=True), Compressed((0.2,))])
     assert model.evidence == "calibrated"
-    assert found.high[1] - found.low[1] < 5 < 6 < found.high[0] - found.low[0]
+    assert found.high[1] - found.low[1] < 3
     assert found.high[0] - found.low[0] > 0.7 * float(before.high[0] - before.low[0])
 
 

@@ -1,16 +1,16 @@
 """What compression costs in accuracy: predicted at first, and refined by every measured score.
 
-A Bayesian linear regression. The drop in points is a sum of terms that only grow with the compression: for each stage s
-of the network with pruning ratio r the terms r, r^2 and r^4; for low rank, with the share g of the weights gone, g and
-g^2; and a flat price of int8. Before anything is measured, the coefficients are those of `hetrl.accuracy` and
-`hetrl.optimize.low_rank`, normally distributed about them, each about as uncertain as it is large; coefficients of
-stages are correlated. Measured drops have known errors (from the number of samples), so that the posterior is normal
-and closed (Gelman et al., "Bayesian Data Analysis", 3rd ed., section 14.8). Its widths grow by one common factor where
-the measurements are further from the prediction than it allows, with Student's distribution for the number of them
-(ibid., section 14.2), and never shrink by it: good measurements of pruning say nothing of int8.
+A Bayesian linear regression. With y the drop in points, f = -100 log(1 - y / 100) has no upper end and is about y where
+y is small. It is what `hetrl.accuracy` and `hetrl.optimize.low_rank` predict, plus a sum of terms that grow with the
+compression: for each stage of the network with pruning ratio r the terms r, r^2 and r^4; for low rank, with the share g
+of the weights gone, g and g^2; and a flat price of int8. Coefficients are normally distributed about 0 before anything
+is measured, those of stages correlated. Measured drops have known errors (from the number of samples), so that the
+posterior is normal and closed (Gelman et al., "Bayesian Data Analysis", 3rd ed., section 14.8). Its widths grow by one
+common factor where measurements are further from the prediction than it allows, with Student's distribution for the
+number of them (ibid., section 14.2), and never shrink by it: good measurements of pruning say nothing of int8.
 
-Coefficients below 0 would let accuracy rise with compression. The mean is that of the coefficients of at least 0 that
-are nearest to the posterior's, in its own metric.
+Coefficients below those of the prediction with the sign turned would let accuracy rise with compression. The mean is
+that of the nearest coefficients, in the posterior's own metric, that do not.
 """
 
 from __future__ import annotations
@@ -33,20 +33,24 @@ from hetrl.scoring.statistics import Floats, Z, student_t
 
 POWERS = (1, 2, 4)  # of the pruning ratio
 AT = 0.3  # the ratio at which `SPREAD` is compared with the predicted drop
-SPREAD = (0.3, 0.7, 0.5)  # standard deviation of each power's term there, over the predicted drop
+# Standard deviation of each power's term there, over the predicted drop: without training, pruning costs far more.
+SPREAD = (2.0, 3.0, 3.0)
 STAGE_CORRELATION = 0.5
-LOW_RANK_SPREAD = (0.5, 1.0)  # of the terms g and g^2 at g = 1, over the predicted drop there
+LOW_RANK_SPREAD = (1.0, 1.5)  # of the terms g and g^2 at g = 1, over the predicted drop there
 INT8_SPREAD_POINTS = 2.0  # networks of depthwise convolutions lose 5 to 8 points (see `hetrl.accuracy`)
-MISFIT = 0.15  # standard deviation of what the terms cannot say, over the drop
+MISFIT = 0.2  # standard deviation of what the terms cannot say, over the drop
 SMALLEST_ERROR_POINTS = 0.1
-PRIOR_FREEDOM = 4.0  # worth of measurements that the widths before any measurement have
-MOST_POINTS = 100.0
+PRIOR_FREEDOM = 4.0  # measurements that the widths before any measurement are worth
+ALL_POINTS = 100.0
+MOST_POINTS = 99.0  # that a measurement counts for: all of them would be endlessly far away
+MOST_GAIN_POINTS = 1.0  # compression seldom helps, and then little
 
 
 class Compressed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How far a model is compressed, as far as its accuracy depends on it.
 
-    :param prune_ratios: share (0 to below 1) of each stage's prunable channels that is gone; one for all will do.
+    :param prune_ratios: share (0 to below 1) of each stage's prunable channels that is really gone, which rounding to
+        multiples makes less than what was asked for; one for all will do.
     :param low_rank_kept: share (above 0 to 1) of the weights that low rank leaves.
     :param int8: whether weights and activations are 8-bit integers.
     """
@@ -119,26 +123,28 @@ class AccuracyModel:
         :raises UsageError: not as many ratios as stages.
         """
         terms = self._terms(settings)
-        mean, posterior = self._posterior
-        variance = ((terms @ posterior) * terms).sum(1) + (MISFIT * (terms @ mean)) ** 2
+        change, posterior = self._posterior
+        middle = _endless(terms @ _predicted(self.stages)) + terms @ change
+        variance = ((terms @ posterior) * terms).sum(1) + (MISFIT * middle) ** 2
         factor, freedom = self._inflation
-        points = np.minimum(terms @ mean, MOST_POINTS)
         reach = student_t(freedom) * np.sqrt(factor * np.maximum(variance, 0))
-        return Expected(points, points - reach, np.minimum(points + reach, MOST_POINTS))
+        low = np.maximum(_points(middle - reach), -MOST_GAIN_POINTS)
+        return Expected(_points(middle), low, _points(middle + reach))
 
     @cached_property
     def _posterior(self) -> tuple[Floats, Floats]:
-        """Mean of the coefficients, none below 0, and their covariance."""
-        mean, covariance = _prior(self.stages)
+        """What the coefficients differ from the predicted ones by, in the mean, and its covariance."""
+        predicted, covariance = _predicted(self.stages), _spread(self.stages)
         if not self.measured:
-            return mean, covariance
+            return np.zeros(len(predicted)), covariance
         terms, surprise, noise = self._data
         weighted = (terms / noise[:, None]).T
         precision = np.linalg.inv(covariance) + weighted @ terms
         posterior = np.linalg.inv(precision).astype(np.float64)
         # With L L^T the precision, |L^T (x - mean)| is the distance in the posterior's own metric.
         root = np.linalg.cholesky(precision).T.astype(np.float64)
-        return nonnegative_least_squares(root, root @ (mean + posterior @ weighted @ surprise)), posterior
+        nearest = nonnegative_least_squares(root, root @ (predicted + posterior @ weighted @ surprise))
+        return nearest - predicted, posterior
 
     @cached_property
     def _inflation(self) -> tuple[float, float]:
@@ -146,20 +152,21 @@ class AccuracyModel:
         if not self.measured:
             return 1.0, PRIOR_FREEDOM
         terms, surprise, noise = self._data
-        predictive = terms @ _prior(self.stages)[1] @ terms.T + np.diag(noise)
+        predictive = terms @ _spread(self.stages) @ terms.T + np.diag(noise)
         distance = float(surprise @ np.linalg.solve(predictive, surprise))
         freedom = PRIOR_FREEDOM + len(self.measured)
         return max(1.0, (PRIOR_FREEDOM + distance) / freedom), freedom
 
     @cached_property
     def _data(self) -> tuple[Floats, Floats, Floats]:
-        """Terms of the measured settings, how far the prediction is from their drops, and the variances of errors."""
+        """Terms of the measured settings, how far the prediction is from them, and the variances of errors."""
         terms = self._terms([one.compressed for one in self.measured])
-        predicted = terms @ _prior(self.stages)[0]
-        errors = np.array([one.error_points for one in self.measured])
-        points = np.array([one.points for one in self.measured])
-        noise = errors**2 + (MISFIT * (np.abs(points) + predicted) / 2) ** 2
-        return terms, points - predicted, noise
+        predicted = _endless(terms @ _predicted(self.stages))
+        points = np.minimum([one.points for one in self.measured], MOST_POINTS)
+        measured = _endless(points)
+        errors = np.array([one.error_points for one in self.measured]) / (1 - points / ALL_POINTS)
+        noise = errors**2 + (MISFIT * (np.abs(measured) + predicted) / 2) ** 2
+        return terms, measured - predicted, noise
 
     def _terms(self, settings: Sequence[Compressed]) -> Floats:
         """Shape settings x coefficients."""
@@ -176,19 +183,36 @@ class AccuracyModel:
         return rows
 
 
-def _prior(stages: int) -> tuple[Floats, Floats]:
-    """Mean and covariance of the coefficients before anything is measured."""
+def _endless(points: Floats) -> Floats:
+    """Drops on the scale that the model works on."""
+    scaled: Floats = -ALL_POINTS * np.log1p(-points / ALL_POINTS)
+    return scaled
+
+
+def _points(endless: Floats) -> Floats:
+    points: Floats = -ALL_POINTS * np.expm1(-endless / ALL_POINTS)
+    return points
+
+
+def _predicted(stages: int) -> Floats:
+    """The coefficients of the predicted drop, in points."""
+    coefficients = np.zeros(stages * len(POWERS) + 3)
+    coefficients[stages : 2 * stages] = predicted_accuracy_drop_pct(AT) / AT**2  # the parabola of `hetrl.accuracy`
+    coefficients[-2:] = low_rank_drop_pct(0.0), predicted_accuracy_drop_pct(0.0, int8=True)
+    return coefficients
+
+
+def _spread(stages: int) -> Floats:
+    """The covariance of the coefficients before anything is measured."""
     at, low_rank = predicted_accuracy_drop_pct(AT), low_rank_drop_pct(0.0)
-    mean = np.zeros(stages * len(POWERS) + 3)
-    mean[stages : 2 * stages] = at / AT**2  # the parabola of `hetrl.accuracy`
-    mean[-2:] = low_rank, predicted_accuracy_drop_pct(0.0, int8=True)
-    covariance = np.zeros((len(mean), len(mean)))
     # Stages that share a ratio are together as uncertain as a network of one stage.
     one = np.full((stages, stages), STAGE_CORRELATION) + np.diag(np.full(stages, 1 - STAGE_CORRELATION))
     one /= STAGE_CORRELATION + (1 - STAGE_CORRELATION) / stages
+    size = stages * len(POWERS)
+    covariance = np.zeros((size + 3, size + 3))
     for index, (power, spread) in enumerate(zip(POWERS, SPREAD, strict=True)):
         part = slice(index * stages, (index + 1) * stages)
         covariance[part, part] = one * (spread * at / AT**power) ** 2
     rest = (LOW_RANK_SPREAD[0] * low_rank, LOW_RANK_SPREAD[1] * low_rank, INT8_SPREAD_POINTS)
-    covariance[-3:, -3:] = np.diag(np.square(rest))
-    return mean, covariance
+    covariance[size:, size:] = np.diag(np.square(rest))
+    return covariance
