@@ -18,6 +18,7 @@ from hetrl.errors import ModelError, UsageError
 from hetrl.scoring import cached, evaluate, running
 from hetrl.scoring.batching import with_free_batch
 from hetrl.scoring.evaluate import compare, score
+from hetrl.scoring.fidelity import fidelity
 from hetrl.scoring.interface import interface
 from hetrl.scoring.metrics import Summary, find_metric
 from hetrl.scoring.opening import open_data
@@ -388,6 +389,15 @@ def test_fidelity_is_no_accuracy(digits: Digits, tmp_path: Path) -> None:
     assert 1 > near.cosine > far.cosine and 0 < near.relative_error < far.relative_error
 
 
+def test_fidelity_of_a_model_whose_sizes_are_open_in_one_version() -> None:
+    free = small.model("g (float[N,C] x) => (float[N,C] y) { y = Identity(x) }")
+    evaluate.require_same_inputs(free, small.identity(7))
+    assert fidelity(free, small.identity(7)).relative_error == fidelity(small.identity(7), free).relative_error == 0
+    assert fidelity(free, free, input_shapes={"x": (1, 5)}).count == 16
+    with pytest.raises(UsageError, match=r"'x' takes Nx\?; say which: --input-shape x:1x"):
+        fidelity(free, free)
+
+
 def test_predicted_drops_follow_the_weights_that_are_left() -> None:
     def dense(out: int, kind: str = "float") -> onnx.ModelProto:
         numbers = ",".join("1" for _ in range(out * 10))
@@ -484,8 +494,36 @@ def test_missing_runtime_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert "pip install 'hetrl[host]'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("metric", ["top1", "top5", "mse", "psnr", "cosine", "numpy:vdot"])
+def test_few_samples_have_wide_intervals_or_none(metric: str, count: int) -> None:
+    inputs = np.random.default_rng(0).random((count, 6), np.float32)
+    labels = np.arange(count) if metric.startswith("top") else inputs + inputs**2
+    double = small.model("g (float[1,6] x) => (float[1,6] y) <float c = {2}> { y = Mul(x, c) }")
+    if metric.startswith("top"):
+        inputs = inputs * 0 + np.eye(6, dtype=np.float32)[:count]
+    after, before, drop = compare(double, small.identity(6), small.data(inputs, labels), find_metric(metric))
+    for bounds, value in ((after.interval, after.value), (before.interval, before.value), (drop.interval, drop.points)):
+        if metric.startswith("top"):
+            assert bounds is not None and bounds[1] - bounds[0] > 30
+        else:
+            assert (bounds is None) is (count < (3 if ":" in metric else 2))
+        assert bounds is None or bounds[0] - 1e-9 <= value <= bounds[1] + 1e-9
+
+
 def test_progress_counts_samples() -> None:
     seen: list[tuple[int, int]] = []
     data = small.data(np.random.default_rng(0).random((600, 4), np.float32), np.zeros(600, np.int64))
     evaluate.score(small.identity(4), data, TOP1, watch=lambda done, total: seen.append((done, total)))
     assert seen == [(256, 600), (512, 600), (600, 600)]
+
+
+def test_slow_scores_say_how_far_they_are(
+    digits: Digits, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("hetrl.cli.score.EVERY_S", 0.0)
+    words = ["score", str(digits.model), "--eval-data", str(digits.test)]
+    assert run(words) == 0
+    assert capsys.readouterr().err.splitlines()[-1] == "scoring: 719/719 samples"
+    assert run([*words, "--metric", "top5", "--quiet"]) == 0
+    assert capsys.readouterr().err == ""

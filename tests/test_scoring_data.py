@@ -167,6 +167,11 @@ def test_outputs_that_are_no_scores(here: Path) -> None:
         ("g (string[1] x) => (string[1] y) { y = Identity(x) }", "'x' has no shape or no numbers"),
         ("g (float x) => (float y) { y = Identity(x) }", "'x' has no shape or no numbers"),
         (
+            "g (float[1,2] x) => (float[1,2] y) <float[2] c = {1, 1}> "
+            "{ y = BatchNormalization<training_mode = 1>(x, c, c, c, c) }",
+            "the operator 'y' is in training mode; export the model in evaluation mode",
+        ),
+        (
             "g (float[1,4] a, float[2,4] b) => (float[2,4] y) { y = Sub(a, b) }",
             "first sizes of the model's inputs differ",
         ),

@@ -33,7 +33,7 @@ def score(
     :raises ModelError: the model does not run, or gives no numbers.
     :raises MissingExtra: ONNX Runtime is not installed.
     """
-    return _score(summarize(model, data, metric, threads=threads, watch=watch), data, metric)
+    return scored(summarize(model, data, metric, threads=threads, watch=watch), data, metric)
 
 
 def compare(
@@ -48,9 +48,7 @@ def compare(
     """The scores of a model and of the original that it was made from, and the drop between them."""
     before = summarize(original, data, metric, threads=threads, watch=watch)
     after = summarize(model, data, metric, threads=threads, watch=watch)
-    points, bounds = metric.drop(before, after)
-    drop = Drop(metric=metric.name, points=points, interval=bounds, count=len(data))
-    return _score(after, data, metric), _score(before, data, metric), drop
+    return scored(after, data, metric), scored(before, data, metric), dropped(before, after, data, metric)
 
 
 def summarize(
@@ -71,6 +69,28 @@ def summarize(
     return found
 
 
+def scored(summary: Summary, data: EvalData, metric: Metric) -> Score:
+    """The score that a summary of these data makes."""
+    return Score(
+        metric=metric.name,
+        value=summary.value,
+        unit=metric.unit,
+        larger_is_better=metric.larger_is_better,
+        interval=metric.interval(summary),
+        count=len(data),
+        runtime=runtime_version(),
+    )
+
+
+def dropped(original: Summary, other: Summary, data: EvalData, metric: Metric) -> Drop:
+    """The drop from one summary to another of the same data.
+
+    :raises UsageError: the original's value is zero, and the metric's drops are relative.
+    """
+    points, bounds = metric.drop(original, other)
+    return Drop(metric=metric.name, points=points, interval=bounds, count=len(data))
+
+
 def require_same_inputs(model: onnx.ModelProto, original: onnx.ModelProto) -> None:
     """Whether the same data can be fed to both.
 
@@ -81,24 +101,15 @@ def require_same_inputs(model: onnx.ModelProto, original: onnx.ModelProto) -> No
         names = [", ".join(spec.name for spec in side.inputs) for side in (one, other)]
         raise UsageError(f"the models' inputs differ: {names[0]} and {names[1]}", "--against takes the original model")
     for mine, theirs in zip(one.inputs, other.inputs, strict=True):
-        if mine.dtype != theirs.dtype or mine.words != theirs.words:
+        fits = len(mine.shape) == len(theirs.shape) and all(
+            None in sizes or len(set(sizes)) == 1 for sizes in zip(mine.shape[1:], theirs.shape[1:], strict=True)
+        )
+        if mine.dtype != theirs.dtype or not fits:
             raise UsageError(
                 f"the models' inputs {mine.name!r} differ: {mine.dtype} of {mine.words}, "
                 f"{theirs.dtype} of {theirs.words}",
                 "--against takes the original model",
             )
-
-
-def _score(summary: Summary, data: EvalData, metric: Metric) -> Score:
-    return Score(
-        metric=metric.name,
-        value=summary.value,
-        unit=metric.unit,
-        larger_is_better=metric.larger_is_better,
-        interval=metric.interval(summary),
-        count=len(data),
-        runtime=runtime_version(),
-    )
 
 
 def _key(model: onnx.ModelProto, data: EvalData, metric: Metric) -> str:

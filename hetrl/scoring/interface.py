@@ -48,9 +48,11 @@ def interface(model: onnx.ModelProto, input_shapes: Mapping[str, tuple[int, ...]
     """The inputs of a model; initializers among them are none.
 
     :param input_shapes: sizes for symbolic dimensions, by the input's name; the first one of each does not count.
-    :raises ModelError: no inputs, one without a shape or of texts, or inputs that want different numbers of samples.
+    :raises ModelError: no inputs, one without a shape or of texts, or inputs that want different numbers of samples;
+        operators in training mode.
     :raises UsageError: `input_shapes` names no input, or contradicts the model.
     """
+    _refuse_training(model)
     stored = {tensor.name for tensor in model.graph.initializer}
     given = dict(input_shapes or {})
     inputs = tuple(_spec(value, given.pop(value.name, None)) for value in model.graph.input if value.name not in stored)
@@ -78,3 +80,11 @@ def _spec(value: onnx.ValueInfoProto, given: tuple[int, ...] | None) -> InputSpe
             )
         shape[1:] = given[1:]
     return InputSpec(value.name, helper.tensor_dtype_to_np_dtype(tensor.elem_type), tuple(shape))
+
+
+def _refuse_training(model: onnx.ModelProto) -> None:
+    for node in model.graph.node:
+        flagged = any(attribute.name == "training_mode" and attribute.i for attribute in node.attribute)
+        if node.op_type == "BatchNormalization" and (flagged or any(node.output[1:])):
+            name = node.name or node.output[0]
+            raise ModelError(f"the operator {name!r} is in training mode", "export the model in evaluation mode")
