@@ -9,8 +9,8 @@ import msgspec
 import onnx
 from onnx import TensorProto
 
-from hetrl.compress.constants import Constant, Constants
 from hetrl.compress.low_rank.policy import LowRank
+from hetrl.compress.stored import Stock, Stored
 from hetrl.graph import OperatorGraph
 from hetrl.graph.model import OpKind
 from hetrl.graph.single import plain_domain
@@ -49,7 +49,7 @@ class Layer:
     name: str
     op_type: str
     weight: str
-    constant: Constant
+    constant: Stored
     turned: bool
     uses: tuple[Use, ...]
 
@@ -71,7 +71,7 @@ class _Search:
         self._graph = graph
         self._policy = policy
         self._opset = next((o.version for o in model.opset_import if not plain_domain(o.domain)), 0)
-        self._constants = Constants(model)
+        self._constants = Stock(model)
         self._readers = self._count_readers(model)
         self._stem = next((n.output[0] for n in self._nodes if n.op_type == "Conv"), None)
         self._last = _classifiers(graph)
@@ -120,7 +120,7 @@ class _Search:
         name = node.output[0]
         return Layer(name, node.op_type, node.input[1], constant, turned, (Use(index, source, out),))
 
-    def _obstacle(self, node: onnx.NodeProto, constant: Constant | None) -> str:  # noqa: PLR0911 one reason each
+    def _obstacle(self, node: onnx.NodeProto, constant: Stored | None) -> str:  # noqa: PLR0911 one reason each
         name, matrix = node.output[0], node.op_type != "Conv"
         if constant is None:
             constants = (self._constants.find(other) for other in node.input[:1])

@@ -15,7 +15,7 @@ _TURNS = {(): True, (1, 0): True, (0, 1): False}  # of a matrix, by the permutat
 
 
 @dataclass(frozen=True)
-class Constant:
+class Stored:
     """A constant as an operator reads it.
 
     :param name: of the initializer, or of the Constant's output.
@@ -42,23 +42,23 @@ class Constant:
         return stored.T if self.turned else stored
 
 
-class Constants:
+class Stock:
     """The constants of a model by the names under which operators read them."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self._stored = {tensor.name: tensor for tensor in model.graph.initializer}
         self._maker = {name: node for node in model.graph.node for name in node.output if name}
 
-    def find(self, name: str) -> Constant | None:
+    def find(self, name: str) -> Stored | None:
         """None for what is no constant, or one that is computed in any way but by Identity and Transpose."""
         if name in self._stored:
-            return Constant(name, self._stored[name])
+            return Stored(name, self._stored[name])
         node = self._maker.get(name)
         if node is None or plain_domain(node.domain):
             return None
         if node.op_type == "Constant":
             tensor = next((a.t for a in node.attribute if a.name == "value"), None)
-            return None if tensor is None else Constant(name, tensor)
+            return None if tensor is None else Stored(name, tensor)
         if node.op_type not in ("Identity", "Transpose"):
             return None
         found = self.find(node.input[0])
@@ -67,7 +67,7 @@ class Constants:
         turn = _TURNS.get(next((tuple(a.ints) for a in node.attribute if a.name == "perm"), ()))
         if turn is None or len(found.shape) != 2:
             return None
-        return Constant(found.name, found.tensor, found.turned != turn)
+        return Stored(found.name, found.tensor, found.turned != turn)
 
     def passes(self, node: onnx.NodeProto) -> bool:
         """Whether a node only hands a constant on."""
