@@ -11,6 +11,7 @@ from onnx import TensorProto
 
 from hetrl.compress.calibration import read_samples
 from hetrl.compress.recipe import Compressed, Kept, Recipe, apply
+from hetrl.compress.refusal import refuse
 from hetrl.compress.running import has_runtime, require_runtime, run_all
 from hetrl.compress.weights import complete_model, save_model
 from hetrl.errors import ModelError, UsageError
@@ -19,6 +20,8 @@ from hetrl.graph import OperatorGraph
 from hetrl.graph.protofile import external_location
 from hetrl.graph.reader import graph_from_model
 from hetrl.plan import Evidence
+from hetrl.zoo import names
+from hetrl.zoo.resolve import is_model_path
 from hetrl.zoo.source import FileSource, ModelSource, open_source
 
 ERROR_SEED = 1000  # added to the recipe's, so that no model is judged by what it was calibrated with
@@ -87,6 +90,8 @@ def compress(
     shapes = dict(input_shapes) if input_shapes else None
     if recipe.needs_runtime:
         require_runtime("int8 and activations")
+    if str(model) not in names() and is_model_path(str(model)):
+        refuse(FileSource(Path(model)).model, str(model))  # before anything is said of its shapes
     source, graph = open_source(model, seeded_weights, shapes)
     _check_out(out, model, source)
     if calibration_data is not None and not recipe.needs_runtime:

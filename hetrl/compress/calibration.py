@@ -63,9 +63,9 @@ def read_samples(path: Path, graph: OperatorGraph) -> Samples:
 def _read(path: Path) -> dict[str, Array]:
     hint = "numpy.savez(FILE, inputs=ARRAY) writes one"
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise UsageError(f"{path} is no .npz file of arrays", hint)
+        with path.open("rb") as stream, zipfile.ZipFile(stream):
+            stream.seek(0)
+            file = np.load(stream, allow_pickle=False)
             return {name: np.asarray(file[name]) for name in file.files}
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist", hint) from None
