@@ -14,9 +14,11 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from hetrl.compress.bounds import holds_indices
 from hetrl.compress.channels import Ratio, kept_channels, pruned
 from hetrl.compress.constants import Array
 from hetrl.compress.importance import Importance, Scores, scores
+from hetrl.compress.open_sizes import closed_unless_open
 from hetrl.compress.surgery import places, without
 from hetrl.errors import ModelError
 from hetrl.graph import OperatorGraph
@@ -93,7 +95,8 @@ def prune(
 ) -> Pruned:
     """Take the least important channels out of a model. Equal ones go from the last to the first.
 
-    Nodes keep their names and outputs; inputs and outputs of the model keep their shapes.
+    Nodes keep their names and outputs; inputs and outputs of the model keep their shapes. Sizes that the model leaves
+    open stay so where what it computes from them need not be fixed.
 
     :param model: complete (see `hetrl.compress.weights`); not changed.
     :param ratio: share of channels that goes, 0 to below 1: of every group, or one per group (`by_stage`, `by_name`).
@@ -112,6 +115,7 @@ def prune(
     stays = _stays(graph, kept, scores(model, graph, importance, inputs))
     result = without(model, graph, stays)
     _verify(result, planned, input_shapes)
+    result = closed_unless_open(model, result, input_shapes or {})
     return Pruned(result, planned, report, _removed(graph, stays))
 
 
@@ -140,8 +144,10 @@ def _removed(graph: OperatorGraph, stays: NDArray[np.bool_]) -> tuple[Removed, .
     for step in graph.channels.traced:
         for position, axes in step.operands.items():
             operand = step.operator.operands[position]
+            if operand is None or not operand.constant or holds_indices(step.operator, position):
+                continue
             for number, axis in enumerate(axes):
-                if axis is None or operand is None or not operand.constant:
+                if axis is None:
                     continue
                 gone = np.flatnonzero(~places(axis, stays))
                 if gone.size:
