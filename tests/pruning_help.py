@@ -197,12 +197,16 @@ def _attention(net: Net, x: str, c: int) -> tuple[str, int]:
     weights = net.add("Softmax", net.add("MatMul", q, net.add("Transpose", k, perm=[0, 1, 3, 2])), axis=-1)
     mixed = net.add("Transpose", net.add("MatMul", weights, v), perm=[0, 2, 1, 3])
     mixed = net.add("MatMul", net.add("Reshape", mixed, net.integers(1, 36, 8)), net.weight(8, c))
-    return net.add("Add", x, net.add("Reshape", net.add("Transpose", mixed, perm=[0, 2, 1]), net.integers(1, c, 6, 6))), c
+    return net.add(
+        "Add", x, net.add("Reshape", net.add("Transpose", mixed, perm=[0, 2, 1]), net.integers(1, c, 6, 6))
+    ), c
 
 
 def _pointwise(net: Net, x: str, c: int) -> tuple[str, int]:
     x = net.add("PRelu", x, net.weight(c, 1, 1))
-    return net.add("Mul", net.add("Div", x, net.vector(1)), net.constant(net.random.normal(1, 0.1, (c, 1, 1)).astype("f"))), c
+    return net.add(
+        "Mul", net.add("Div", x, net.vector(1)), net.constant(net.random.normal(1, 0.1, (c, 1, 1)).astype("f"))
+    ), c
 
 
 def _normalized(net: Net, x: str, c: int) -> tuple[str, int]:
