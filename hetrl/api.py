@@ -17,6 +17,8 @@ from hetrl.results import Comparison, Pair, Result, Row, Sweep
 
 if TYPE_CHECKING:
     from hetrl.calibrating import Calibration
+    from hetrl.compress.recipe import Recipe
+    from hetrl.compressing import CompressionResult
     from hetrl.envs.enumerate import Restriction
     from hetrl.graph import OperatorGraph
     from hetrl.profiling import Profile
@@ -337,6 +339,32 @@ def score(
         threads=threads,
     )
     return scores(asked, watch)
+
+
+def compress(
+    model: str | Path,
+    out: str | Path,
+    recipe: Recipe,
+    *,
+    calibration_data: str | Path | None = None,
+    input_shapes: InputShapes | None = None,
+    seeded_weights: int | None = None,
+) -> CompressionResult:
+    """Write a smaller model: channels pruned, layers of low rank, narrower numbers, as the recipe says.
+
+    :param out: an ONNX file; what is there is replaced. Beyond a gigabyte its weights go to `<out>.weights`.
+    :param recipe: a `hetrl.compress.recipe.Recipe`.
+    :param calibration_data: `.npz` file with an array of inputs for each input of the model (or `inputs` for the only
+        one), whose first axis counts samples; seeded random inputs by default.
+    :param seeded_weights: seed of weights that the model lacks.
+    :raises HetrlError: a mistake in one of the arguments, or a model that cannot be compressed.
+    """
+    from hetrl.compressing import compress as run
+
+    data = None if calibration_data is None else Path(calibration_data)
+    return run(
+        model, Path(out), recipe, calibration_data=data, input_shapes=input_shapes, seeded_weights=seeded_weights
+    )
 
 
 def sweep(

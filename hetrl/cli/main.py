@@ -15,7 +15,8 @@ from hetrl import __version__
 from hetrl.errors import HetrlError, UnknownName
 
 COMMANDS = (
-    "train", "search", "compare", "measure", "tasks", "plan", "profile", "calibrate", "score", "devices", "models",
+    "train", "search", "compare", "measure", "compress", "score", "tasks", "plan", "profile", "calibrate", "devices",
+    "models",
     "policies", "methods", "doctor",
 )  # fmt: skip
 INTERRUPTED = 130
