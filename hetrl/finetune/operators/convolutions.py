@@ -50,7 +50,7 @@ def _cuts(call: Call, w: Window, extra: list[int]) -> tuple[tuple[int, int], ...
         return w.pads
     full = [(n - 1) * s + e + m for n, s, e, m in zip(sizes, w.strides, w.extents, extra, strict=True)]
     return tuple(
-        shared(have - want, upper=mode != "SAME_LOWER") for have, want in zip(full, wanted[-len(full) :], strict=True)
+        shared(have - want, upper=mode == "SAME_UPPER") for have, want in zip(full, wanted[-len(full) :], strict=True)
     )
 
 
