@@ -69,6 +69,15 @@ def has_norms(model: onnx.ModelProto) -> bool:
     return any(node.op_type.endswith("Normalization") for node in model.graph.node)
 
 
+def ends_in_softmax(model: onnx.ModelProto) -> bool:
+    """Whether the first output is of probabilities."""
+    makers = {output: node for node in model.graph.node for output in node.output}
+    node = makers.get(model.graph.output[0].name)
+    while node is not None and node.op_type in _VIEWS:
+        node = makers.get(node.input[0])
+    return node is not None and node.op_type == "Softmax"
+
+
 def _roots(nodes: Sequence[onnx.NodeProto], initializers: Mapping[str, TensorProto]) -> dict[str, str]:
     """The initializer that a tensor is, or is a view of."""
     roots = {name: name for name in initializers}
