@@ -8,6 +8,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from hetrl.errors import ModelError
+from hetrl.finetune.trainable import FLOATS, WEIGHT_READERS
 from hetrl.graph.wiring import label
 
 FIRST_FREE_INITIALIZERS = 4  # before this IR version, every initializer had to be an input as well
@@ -32,10 +33,11 @@ def prepared(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _lift_constants(graph: onnx.GraphProto) -> None:
+    read = {name for node in graph.node if node.op_type in WEIGHT_READERS for name in node.input}
     kept = []
     for node in graph.node:
         value = node.attribute[0].t if node.op_type == "Constant" and node.attribute[0].name == "value" else None
-        if value is None or value.data_type not in (TensorProto.FLOAT, TensorProto.FLOAT16) or len(value.dims) == 0:
+        if value is None or value.data_type not in FLOATS or len(value.dims) == 0 or node.output[0] not in read:
             kept.append(node)
         else:
             graph.initializer.append(numpy_helper.from_array(numpy_helper.to_array(value), node.output[0]))

@@ -45,6 +45,8 @@ class Epoch(msgspec.Struct, frozen=True):
         right = self.validation.accuracy
         told = "" if right is None else f", {100 * right:.1f} % right"
         mark = ", best so far" if self.best else ""
+        if self.number == 0:
+            return f"before training: validation {self.validation.loss:.4g}{told}"
         return f"epoch {self.number}/{self.of}: loss {self.loss:.4g}, validation {self.validation.loss:.4g}{told}{mark}"
 
 

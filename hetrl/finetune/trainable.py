@@ -10,7 +10,7 @@ from onnx import TensorProto, numpy_helper
 
 from hetrl.graph.wiring import ordered_nodes
 
-_FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16})
+FLOATS = frozenset({TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16})
 _VIEWS = frozenset({"Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Cast", "Flatten"})
 # Positions of weights among the inputs.
 _WEIGHTS: Mapping[str, tuple[int, ...]] = {
@@ -27,6 +27,7 @@ _WEIGHTS: Mapping[str, tuple[int, ...]] = {
     "PRelu": (1,),
 }
 _PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum"})
+WEIGHT_READERS = frozenset({*_WEIGHTS, *_VIEWS, "Add", "Mul", "Gather"})
 _STATISTICS = (3, 4)  # mean and variance of a BatchNormalization
 
 
@@ -37,7 +38,7 @@ def trainable_weights(model: onnx.ModelProto) -> frozenset[str]:
     result of the last one other than as its bias, masks of two values, and whatever is not read by the operators above.
     """
     nodes = ordered_nodes(model.graph, "the model")
-    floats = {t.name: t for t in model.graph.initializer if t.data_type in _FLOATS}
+    floats = {t.name: t for t in model.graph.initializer if t.data_type in FLOATS}
     roots = _roots(nodes, floats)
     behind, before, products = _behind(nodes), _before(nodes), _results(nodes)
     found: set[str] = set()
