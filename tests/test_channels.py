@@ -122,7 +122,7 @@ def from_nodes(keep: Keep) -> OperatorGraph:
     x = net.add("InstanceNormalization", x, net.weight(d), net.weight(d))
     x = net.add("Clip", x, net.weight(), net.weight())
     sizes = net.constant(np.array([1, 1, 0.5, 0.5], np.float32))
-    x = net.add("Resize", net.add("LRN", x, size=5), "", sizes, mode="linear")
+    x = net.add("Resize", x, "", sizes, mode="linear")
     x = net.add("Slice", x, net.integers(1), net.integers(7), net.integers(2))
     x = net.add("Pad", x, net.integers(0, 0, 2, 0, 0, 0, 0, 0))
     spread = net.add("Mul", x, net.conv(x, d, 1))  # a gate that all channels share
@@ -267,11 +267,15 @@ def test_the_study_point(graphs: Models) -> None:
     assert share == pytest.approx(0.5, abs=0.02)
 
 
-def test_hidden_layers_of_a_transformer(graphs: Models) -> None:
-    """Attention and the residual stream stay whole, the dense layers between them do not."""
+def test_what_goes_of_a_transformer(graphs: Models) -> None:
+    """Places within the heads and the hidden layers; the residual stream is normalized and stays whole."""
     full, small = graphs["ViTLike"], pruned(graphs["ViTLike"], 0.5)
     changed = {(old.shape, new.shape) for old, new in zip(full.tensors, small.tensors, strict=True) if old != new}
-    assert changed == {((1, 17, 128), (1, 17, 64))}
+    assert ((1, 17, 128), (1, 17, 64)) in changed  # hidden
+    assert ((1, 17, 96), (1, 17, 48)) in changed  # queries, keys and values of four heads
+    assert {old[-1] for old, _ in changed} == {128, 96, 32, 8, 17}  # 17 tokens: transposed keys
+    streams = [group for group in full.channels.groups if group.reason and "LayerNormalization" in group.reason]
+    assert [group.size for group in streams] == [32]
 
 
 def product(net: Net, x: str) -> str:
@@ -299,11 +303,24 @@ def transposed_square(net: Net, x: str) -> str:
     return net.add("Reshape", x, net.integers(1, 16, 8, 8))
 
 
-def square_product(net: Net, x: str) -> str:
-    """A constant left factor mixes rows, a right one columns: equal sizes do not tell which."""
+def left_factor(net: Net, x: str) -> str:
+    """A constant left factor mixes rows, a right one columns."""
     x = net.add("Reshape", x, net.integers(16, 64))
     x = net.add("MatMul", net.weight(16, 16), x)
     return net.add("Reshape", x, net.integers(1, 16, 8, 8))
+
+
+def gated_halves(net: Net, x: str) -> str:
+    x = net.add("Split", x, outputs=2, axis=1, num_outputs=2)
+    return net.add("Mul", x, net.add("Sigmoid", f"{x}.1"))
+
+
+def every_other(net: Net, x: str) -> str:
+    return net.add("Slice", x, net.integers(0), net.integers(16), net.integers(1), net.integers(2))
+
+
+def maximum(net: Net, x: str) -> str:
+    return net.add("Sub", x, net.add("ReduceMax", x, net.integers(1)))
 
 
 def ambiguous_mean(net: Net, x: str) -> str:
@@ -312,22 +329,17 @@ def ambiguous_mean(net: Net, x: str) -> str:
 
 
 WHOLE: dict[str, Callable[[Net, str], str]] = {
-    "grouped": lambda net, x: net.conv(x, 16, 16, 3, group=4),
     "softmax": lambda net, x: net.add("Softmax", x, axis=1),
     "layer norm": lambda net, x: net.add("LayerNormalization", x, net.weight(16, 8, 8), axis=1),
-    "group norm": lambda net, x: net.add("GroupNormalization", x, net.weight(4), net.weight(4), num_groups=4),
+    "instance norm of all": lambda net, x: net.add("GroupNormalization", x, *2 * [net.weight(1)], num_groups=1),
+    "local response": lambda net, x: net.add("LRN", x, size=5),
     "input": lambda net, x: net.add("Add", x, "data"),
     "unknown": lambda net, x: net.add("Mystery", x, domain="nowhere"),
-    "depth to space": lambda net, x: net.add("DepthToSpace", x, blocksize=2),
-    "gather": lambda net, x: net.add("Gather", x, net.integers(*range(15, -1, -1)), axis=1),
+    "depth to space": lambda net, x: net.add("DepthToSpace", x, blocksize=4),
     "cumulative": lambda net, x: net.add("CumSum", x, net.integers(1)),
-    "product": product,
-    "shuffle": shuffle,
-    "half": half,
-    "split": split,
-    "constant operand": lambda net, x: net.add("Concat", x, net.weight(1, 2, 8, 8), axis=1),
+    "every other": every_other,
+    "maximum": maximum,
     "transposed square": transposed_square,
-    "left factor": square_product,
     "mean": ambiguous_mean,
 }
 
@@ -338,7 +350,7 @@ def test_what_is_not_certain_stays_whole(case: str) -> None:
     net = Net(1, 16, 8, 8)
     first = net.conv("data", 16, 16, 3)
     behind = WHOLE[case](net, first)
-    channels = {"depth to space": 4, "half": 8, "constant operand": 18}.get(case, 16)
+    channels = {"depth to space": 1, "every other": 8}.get(case, 16)
     last = net.add("Relu", net.conv(behind, channels, 32))
     graph = net.graph(net.conv(last, 32, 5))
     small = pruned(graph, 0.5)
@@ -346,6 +358,37 @@ def test_what_is_not_certain_stays_whole(case: str) -> None:
     assert small.tensor_by_name[behind] == graph.tensor_by_name[behind]
     assert small.tensor_by_name[last].shape[1] == 16
     assert small.macs < graph.macs
+    (group,) = (group for group in graph.channels.groups if group.name == first)
+    assert group.reason
+
+
+GOES: dict[str, tuple[Callable[[Net, str], str], int]] = {
+    "grouped": (lambda net, x: net.conv(x, 16, 16, 3, group=4), 8),
+    "group norm": (lambda net, x: net.add("GroupNormalization", x, net.weight(4), net.weight(4), num_groups=4), 8),
+    "depth to space": (lambda net, x: net.add("DepthToSpace", x, blocksize=2), 2),
+    "space to depth": (lambda net, x: net.add("SpaceToDepth", x, blocksize=2), 32),
+    "gather": (lambda net, x: net.add("Gather", x, net.integers(*range(15, -1, -1)), axis=1), 8),
+    "product": (product, 8),
+    "shuffle": (shuffle, 8),
+    "half": (half, 4),
+    "split": (split, 8),
+    "gated halves": (gated_halves, 4),
+    "constant operand": (lambda net, x: net.add("Concat", x, net.weight(1, 2, 8, 8), axis=1), 10),
+    "left factor": (left_factor, 8),
+    "sum": (lambda net, x: net.add("Mul", x, net.add("ReduceSum", x, net.integers(1))), 8),
+}
+
+
+@pytest.mark.parametrize("case", GOES)
+def test_what_attributes_prove_goes(case: str) -> None:
+    net = Net(1, 16, 8, 8)
+    first = net.conv("data", 16, 16, 3)
+    behind, left = GOES[case][0](net, first), GOES[case][1]
+    channels = {"depth to space": 4, "space to depth": 64, "half": 8, "gated halves": 8, "constant operand": 18}
+    graph = net.graph(net.conv(behind, channels.get(case, 16), 5))
+    small = pruned(graph, 0.5, multiple=2 if case == "depth to space" else 4)
+    assert small.tensor_by_name[first].shape[1] == 8
+    assert small.tensor_by_name[behind].shape[1] == left
 
 
 def test_a_concatenation_along_the_height_links_its_operands() -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from hetrl.agents.policies import find_policy
 from hetrl.api import load_model
+from hetrl.compress.low_rank.policy import rank_by_share
 from hetrl.condition import parse_condition
 from hetrl.device_bridge.spec import load_spec
 from hetrl.device_bridge.surrogate.device import SurrogateDevice
@@ -30,7 +31,7 @@ from hetrl.optimize.fusion import (
     pair_decisions,
     unfused,
 )
-from hetrl.optimize.low_rank import low_rank, rank_of
+from hetrl.optimize.low_rank import low_rank
 from hetrl.optimize.memory import Arena, Buffer, allocate, lifetimes, plan_lifetimes
 from hetrl.optimize.reuse import Reuse, ReuseFit, ReuseRow, by_group, steps_ms, stream_ms, study_rows
 from hetrl.plan import Plan
@@ -188,6 +189,10 @@ def test_a_plan_has_the_lifetimes_of_its_order() -> None:
 
 
 # Low rank
+
+
+def rank_of(out: int, channels: int, window: int, keep: float) -> int:
+    return rank_by_share(keep, out * channels * window, channels * window + out)
 
 
 def test_low_rank_weights_and_work_follow_from_shapes() -> None:

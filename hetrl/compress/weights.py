@@ -54,7 +54,7 @@ def with_arrays(model: onnx.ModelProto, changed: Mapping[str, Array]) -> onnx.Mo
     result.CopyFrom(model)
     for tensor in result.graph.initializer:
         if tensor.name in changed:
-            tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(changed[tensor.name]), tensor.name))
+            tensor.CopyFrom(numpy_helper.from_array(np.asarray(changed[tensor.name], order="C"), tensor.name))
     return result
 
 

@@ -10,8 +10,13 @@ from __future__ import annotations
 
 from enum import StrEnum
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import msgspec
+
+if TYPE_CHECKING:
+    from hetrl.graph.channels import Channels
+    from hetrl.graph.operator import Operator
 
 
 class OpKind(StrEnum):
@@ -156,6 +161,7 @@ class OperatorGraph(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     :param weights_hash: sha256 (hex) of the weights, None where they were not read.
     :param warnings: what a user should know (unknown operators, assumed shapes).
     :param origin: what to read the weights from; None for a model in memory.
+    :param operators: what the nodes were made of, one each: attributes, and constants' shapes.
     """
 
     name: str
@@ -168,6 +174,14 @@ class OperatorGraph(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     weights_hash: str | None = None
     warnings: tuple[str, ...] = ()
     origin: Origin | None = None
+    operators: tuple[Operator, ...] = ()
+
+    @cached_property
+    def channels(self) -> Channels:
+        """Where channels lie, and which go together; traced when it is asked for first."""
+        from hetrl.graph.channels import trace
+
+        return trace(self.operators, self.outputs)
 
     @cached_property
     def tensor_by_name(self) -> dict[str, Tensor]:

@@ -43,6 +43,7 @@ class Operand(msgspec.Struct, frozen=True):
 
     :param constant: known before inference: a weight, or what is computed from weights and shapes.
     :param stored_bytes: what it takes in the model file (int8 for a weight that a DequantizeLinear widens).
+    :param values: of a constant number or vector of integers (bounds, axes, indices); None for all else.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Operand(msgspec.Struct, frozen=True):
     dtype: str
     constant: bool
     stored_bytes: int
+    values: tuple[int, ...] | None = None
 
     @property
     def elements(self) -> int:
@@ -65,6 +67,18 @@ class Attributes:
 
     def __init__(self, values: Mapping[str, Value]) -> None:
         self._values = dict(values)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Attributes) and self._values == other._values
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.items()))
+
+    def has(self, name: str) -> bool:
+        return name in self._values
+
+    def with_integer(self, name: str, value: int) -> Attributes:
+        return Attributes({**self._values, name: value})
 
     def integer(self, name: str, default: int) -> int:
         value = self._values.get(name, default)
@@ -89,6 +103,7 @@ class Operator(msgspec.Struct, frozen=True):
 
     :param operands: by position, None where an optional one is left out; captured tensors of subgraphs at the end.
     :param results: the outputs that somebody reads; at least the first.
+    :param outputs: names of all outputs by position, empty where an optional one is left out.
     """
 
     op_type: str
@@ -97,6 +112,7 @@ class Operator(msgspec.Struct, frozen=True):
     operands: tuple[Operand | None, ...]
     results: tuple[Operand, ...]
     attributes: Attributes
+    outputs: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:

@@ -12,12 +12,10 @@ import onnx
 from onnx import inliner
 
 from hetrl.errors import HetrlError, ModelError
-from hetrl.graph.flops import flops, macs
 from hetrl.graph.fusion import Grouping, fuse
-from hetrl.graph.geometry import geometry
-from hetrl.graph.kinds import weight_elements
-from hetrl.graph.model import Node, OperatorGraph, Tensor
-from hetrl.graph.operator import Operand, Operator
+from hetrl.graph.model import OperatorGraph, Tensor
+from hetrl.graph.node import node_of
+from hetrl.graph.operator import Operand
 from hetrl.graph.protofile import read_model, weights_digest
 from hetrl.graph.shapes import TypedGraph, type_graph
 
@@ -85,7 +83,7 @@ def _operator_graph(
     if model.functions:
         model = inliner.inline_local_functions(model)
     typed = type_graph(model, dict(shapes), where, folder)
-    nodes = tuple(_node(operator) for operator in typed.operators)
+    nodes = tuple(node_of(operator) for operator in typed.operators)
     tensors = [*typed.inputs, *(result for operator in typed.operators for result in operator.results)]
     return OperatorGraph(
         name=name,
@@ -96,26 +94,7 @@ def _operator_graph(
         outputs=typed.outputs,
         structure_hash=_structure_hash(typed),
         warnings=typed.warnings,
-    )
-
-
-def _node(operator: Operator) -> Node:
-    shape = geometry(operator)
-    count = macs(operator, shape)
-    return Node(
-        id=operator.id,
-        op_type=operator.op_type,
-        domain=operator.domain,
-        inputs=tuple(operand.name for operand in operator.activations),
-        outputs=tuple(result.name for result in operator.results),
-        geometry=shape,
-        macs=count,
-        flops=flops(operator, count),
-        input_bytes=sum(operand.bytes for operand in operator.activations),
-        output_bytes=sum(result.bytes for result in operator.results),
-        weight_bytes=sum(operand.stored_bytes for operand in operator.constants),
-        weight_elements=weight_elements(operator.op_type, operator.kind, operator.constants),
-        signature=operator.signature,
+        operators=typed.operators,
     )
 
 

@@ -125,7 +125,8 @@ class _Walk:
             self.warnings.append(f"the depth of the 3-D convolution {label(node)} is counted as batch")
         self.known |= {result.name: result for result in results}
         domain = plain_domain(node.domain)
-        self.operators.append(Operator(node.op_type, domain, kind, operands, results, attributes(node)))
+        outputs = tuple(node.output)
+        self.operators.append(Operator(node.op_type, domain, kind, operands, results, attributes(node), outputs))
 
     def _taken_branch(self, node: onnx.NodeProto) -> tuple[tuple[Operand, ...], OpKind] | None:
         """Results of an If whose condition is constant; it is a VIEW if nothing else happens in the branch it takes.
@@ -168,6 +169,9 @@ class _Walk:
         values = small_values(tensor, self.folder)
         if values is not None:
             self.values[name] = values
+            if values.ndim <= 1 and values.dtype.kind in "iu":
+                integers = tuple(int(value) for value in values.reshape(-1))
+                self.known[name] = msgspec.structs.replace(self.known[name], values=integers)
 
     def _set_values(self, node: onnx.NodeProto, arrays: Sequence[Array]) -> None:
         for name, array in zip(node.output, arrays, strict=False):
