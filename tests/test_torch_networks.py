@@ -15,12 +15,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hetrl.compress.weights import arrays
 from hetrl.errors import ModelError
+from hetrl.fidelity import largest_error
 from hetrl.finetune.batching import batched_shape
 from hetrl.finetune.network import Network, read_network
 from hetrl.finetune.predictor import predictor
 from hetrl.finetune.trainable import running_statistics, trainable_weights
 from hetrl.graph.wiring import label
-from hetrl.partition.reference import largest_error
 from hetrl.zoo.networks import blueprint
 from tests.test_torch_operators import in_torch, runtime
 from tests.trainable_models import NETWORKS, exported

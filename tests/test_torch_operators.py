@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from hetrl.errors import ModelError
+from hetrl.fidelity import largest_error
 from hetrl.finetune.graph_module import GraphModule
 from hetrl.finetune.operators.registry import OPERATORS
-from hetrl.partition.reference import largest_error
 from tests.operator_cases import CASES, Array, Attribute, Case, X, c, normal, positive
 
 

@@ -74,12 +74,12 @@ class Steps:
         for part in chosen.split(len(chosen) if self._predictor.batched else 1):
             outputs = self._module(*(tensor[part] for tensor in self._inputs))
             value = self._loss(outputs, part) * (len(part) / len(chosen))
-            if not math.isfinite(float(value)):
+            if not math.isfinite(value.item()):
                 raise NotFinite
             value.backward()
-            loss += float(value)
+            loss += value.item()
         norm = torch.nn.utils.clip_grad_norm_(self._module.parameters(), self._limit)
-        if not math.isfinite(float(norm)):
+        if not math.isfinite(norm.item()):
             raise NotFinite
         self._optimizer.step()
         self._step += 1
