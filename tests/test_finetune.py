@@ -174,6 +174,9 @@ def test_ctrl_c_keeps_the_best_so_far() -> None:
     model = disturbed(network("vit"))
     settings = FinetuneSettings(epochs=50, batch=8)
     stopped = finetune(model, pictures(), None, settings, teacher=network("vit"), on_epoch=stop)
+    assert stopped.report.best == max(epoch.number for epoch in seen if epoch.best)
+    kept = finetune(stopped.model, pictures(), None, SHORT, teacher=network("vit")).report.before
+    assert kept.loss == pytest.approx(stopped.report.after.loss, rel=1e-5)
     assert stopped.report.interrupted and [epoch.number for epoch in seen] == [0, 1, 2]
     assert stopped.report.after.loss < stopped.report.before.loss
     assert str(seen[0]).startswith("before training: validation")
@@ -251,6 +254,7 @@ def test_a_graph_for_four_is_trained_by_fours(tmp_path: Path) -> None:
         (pictures(), pictures(), "targets of the shape 2x3x32x32 do not fit the output"),
         (pictures(), np.full((40, 10), np.inf), "targets have numbers that are NaN"),
         (pictures(3), classes(3), "3 samples are too few"),
+        (pictures() * 1j, classes(), "samples of the type complex64 do not fit the input 'data'; it is float32"),
         ({"image": pictures()}, classes(), "the data are for image; the model's inputs are data"),
         (pictures(), None, "without labels needs the original"),
     ],

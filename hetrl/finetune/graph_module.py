@@ -103,7 +103,7 @@ class GraphModule(nn.Module):
             found = known.get(name)
             if found is not None:
                 return found
-        raise KeyError(name)
+        raise ModelError(f"training does not compute the tensor {name!r}")
 
     def _compute(self, call: Call, values: dict[str, Tensor]) -> Result:
         try:
@@ -149,7 +149,7 @@ def _require_operators(nodes: Iterable[Node]) -> None:
     missing = sorted({_full_name(node) for node in _all(nodes) if not _known(node)})
     if missing:
         raise ModelError(
-            f"{', '.join(missing)} cannot be trained through", "fine-tune it where it was trained, then compress again"
+            f"{', '.join(missing)} cannot be trained through", "leave fine-tuning out, or do it before int8"
         )
 
 

@@ -80,7 +80,7 @@ class FinetuneReport(msgspec.Struct, frozen=True):
 
     @property
     def after(self) -> Validation:
-        return next(epoch.validation for epoch in self.epochs if epoch.number == self.best)
+        return self.epochs[self.best].validation
 
 
 @dataclass(frozen=True)

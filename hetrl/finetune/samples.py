@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import helper
 
 from hetrl.errors import UsageError
 from hetrl.finetune.settings import Loss
@@ -57,9 +58,7 @@ def read_samples(
         inputs = {names[0]: inputs}
     if set(inputs) != set(names):
         raise UsageError(f"the data are for {', '.join(sorted(inputs))}", f"the model's inputs are {', '.join(names)}")
-    arrays = tuple(np.asarray(inputs[name]) for name in names)
-    for info, array in zip(declared, arrays, strict=True):
-        _check_input(info, array)
+    arrays = tuple(_checked_input(info, np.asarray(inputs[info.name])) for info in declared)
     counts = {len(array) for array in arrays} | ({len(labels)} if labels is not None else set())
     if len(counts) > 1:
         raise UsageError(f"inputs and labels are of different numbers: {', '.join(map(str, sorted(counts)))}")
@@ -69,7 +68,8 @@ def read_samples(
     return Samples(arrays, None if labels is None else _checked_labels(np.asarray(labels), kind), kind)
 
 
-def _check_input(info: onnx.ValueInfoProto, array: Array) -> None:
+def _checked_input(info: onnx.ValueInfoProto, array: Array) -> Array:
+    wanted_type = helper.tensor_dtype_to_np_dtype(info.type.tensor_type.elem_type)
     sizes = [dim.dim_value or None for dim in info.type.tensor_type.shape.dim]
     fits = array.ndim == len(sizes) and all(
         want in (None, have) for want, have in zip(sizes[1:], array.shape[1:], strict=True)
@@ -80,6 +80,11 @@ def _check_input(info: onnx.ValueInfoProto, array: Array) -> None:
         raise UsageError(f"samples of the shape {shape} do not fit the input {info.name!r}", f"it wants {wanted}")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise UsageError(f"the samples for the input {info.name!r} have numbers that are NaN or infinite")
+    if not np.can_cast(array.dtype, wanted_type, "same_kind"):
+        raise UsageError(
+            f"samples of the type {array.dtype} do not fit the input {info.name!r}", f"it is {wanted_type}"
+        )
+    return array.astype(wanted_type)
 
 
 def _checked_labels(labels: Array, loss: Loss) -> Array:

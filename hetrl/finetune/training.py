@@ -76,6 +76,10 @@ class _Training:
             raise UsageError(
                 f"{samples.count} samples are too few for a model that takes {self._predict.batch} at once"
             )
+        self._first_rate = settings.first_rate(norms=has_norms(network.model))
+        self._best: Epoch
+        self._best_state: dict[str, Tensor]
+        self._epochs: list[Epoch] = []
         self._notes: list[str] = []
         if not self._predict.batched and settings.batch > 1:
             self._notes.append(
@@ -83,49 +87,18 @@ class _Training:
             )
 
     def run(self, on_epoch: OnEpoch | None) -> Finetuned:
-        settings, module = self._settings, self._network.module
-        start = self._validate()
-        if not math.isfinite(start.loss):
-            raise ModelError("the model's outputs are not finite on the given samples")
-        rate = settings.first_rate(norms=has_norms(self._network.model))
-        epochs: list[Epoch] = []
-        best, best_state, halvings, interrupted = start, _state(module), 0, False
-
-        def tell(number: int, loss: float, validation: Validation, learning_rate: float) -> None:
-            better = number == 0 or validation.key > best.key
-            epochs.append(Epoch(number, settings.epochs, loss, validation, learning_rate, better))
-            if on_epoch is not None:
-                on_epoch(epochs[-1])
-
+        interrupted, first = False, self._before()
+        self._best, self._best_state = first, _state(self._network.module)
         try:
-            tell(0, math.nan, start, rate)
-            steps = self._steps(rate)
-            for number in range(1, settings.epochs + 1):
-                begins_at = steps.learning_rate
-                try:
-                    loss = steps.epoch()
-                    validation = self._validate()
-                    if not math.isfinite(validation.loss):
-                        raise NotFinite
-                except NotFinite:
-                    _restore(module, best_state)
-                    halvings += 1
-                    self._notes.append(f"epoch {number}: the loss was not finite at a learning rate of {begins_at:.3g}")
-                    tell(number, math.nan, best, begins_at)
-                    if halvings > MOST_HALVINGS:
-                        self._notes.append(f"training ended: {halvings} epochs were not finite")
-                        break
-                    steps = self._steps(rate / 2**halvings, done=number)
-                    continue
-                tell(number, loss, validation, begins_at)
-                if validation.key > best.key:
-                    best, best_state = validation, _state(module)
+            self._tell(first, on_epoch)
+            self._train(on_epoch)
         except KeyboardInterrupt:
             interrupted = True
-        _restore(module, best_state)
+        module = self._network.module
+        _restore(module, self._best_state)
         report = FinetuneReport(
-            epochs=tuple(epochs),
-            best=max((epoch.number for epoch in epochs if epoch.best), default=0),
+            epochs=tuple(self._epochs),
+            best=self._best.number,
             parameters=sum(parameter.numel() for parameter in module.parameters()),
             samples=(len(self._training), len(self._validation)),
             batched=self._predict.batched,
@@ -133,6 +106,42 @@ class _Training:
             notes=tuple(self._notes),
         )
         return Finetuned(self._network.trained(), report)
+
+    def _before(self) -> Epoch:
+        start = self._validate()
+        if not math.isfinite(start.loss):
+            raise ModelError("the model's outputs are not finite on the given samples")
+        return Epoch(0, self._settings.epochs, math.nan, start, self._first_rate, best=True)
+
+    def _train(self, on_epoch: OnEpoch | None) -> None:
+        """Goes back to the best and takes smaller steps where the loss is not finite any more."""
+        settings, halvings, steps = self._settings, 0, self._steps(self._first_rate)
+        for number in range(1, settings.epochs + 1):
+            rate = steps.learning_rate
+            try:
+                loss, validation = steps.epoch(), self._validate()
+                if not math.isfinite(validation.loss):
+                    raise NotFinite
+            except NotFinite:
+                _restore(self._network.module, self._best_state)
+                self._notes.append(f"epoch {number}: the loss was not finite at a learning rate of {rate:.3g}")
+                broken = Epoch(number, settings.epochs, math.nan, self._best.validation, rate, best=False)
+                self._tell(broken, on_epoch)
+                halvings += 1
+                if halvings > MOST_HALVINGS:
+                    self._notes.append(f"training ended early: {halvings} epochs were not finite")
+                    return
+                steps = self._steps(self._first_rate / 2**halvings, done=number)
+                continue
+            better = validation.key > self._best.validation.key
+            self._tell(Epoch(number, settings.epochs, loss, validation, rate, better), on_epoch)
+
+    def _tell(self, epoch: Epoch, on_epoch: OnEpoch | None) -> None:
+        if epoch.best:
+            self._best, self._best_state = epoch, _state(self._network.module)
+        self._epochs.append(epoch)
+        if on_epoch is not None:
+            on_epoch(epoch)
 
     def _steps(self, rate: float, done: int = 0) -> Steps:
         """Training from here on, `done` epochs being over."""
