@@ -1,0 +1,1 @@
+"""Training a compressed model further in torch: from ONNX, and back into the same graph. Importing this is light."""
