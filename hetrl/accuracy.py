@@ -19,15 +19,18 @@ after training its networks anew; a plan promises no training, so the price stan
 the largest share, for the whole network, and added to the others: that a segment's first operators keep all their
 weights, and that the rest of the network keeps its own, is ignored, as it is with int8.
 
-Every number that this gives is `predicted`.
+Every number that this gives is `predicted`, but what other `AccuracyDrops` have measured.
 """
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from hetrl.plan import Axis, Plan
+import msgspec
+
+from hetrl.plan import Axis, Evidence, Plan
 
 MEASURED_RATIO = 0.3
 MEASURED_DROP_PCT = 76.23 - 71.31
@@ -47,12 +50,84 @@ def predicted_accuracy_drop_pct(prune_ratio: float, *, int8: bool = False, kept_
     return round(pruned + (INT8_DROP_PCT if int8 else 0.0), 4)
 
 
-def plan_accuracy_drop_pct(plan: Plan) -> float:
-    """The same of a plan."""
+class MeasuredAccuracy(msgspec.Struct, frozen=True, kw_only=True):
+    """What the plan's model lost, measured on the half of the data that was held back until the end.
+
+    :param drop_pct: points for top1 and top5, else percent of the original's value; with the 90 % interval that so many
+        samples allow.
+    """
+
+    metric: str
+    drop_pct: float
+    interval_pct: tuple[float, float] | None
+    samples: int
+    evidence: Evidence = Evidence.MEASURED
+
+
+class AccuracyDrops(ABC):
+    """What compression costs one model."""
+
+    @abstractmethod
+    def pruned_pct(self, prune_ratio: float) -> float:
+        """Percentage points of accuracy lost by pruning alone; infinite where it is surely over the budget."""
+
+    def refuses(self, prune_ratio: float) -> bool:
+        """Whether a last look, once a run has its best plans, takes such plans back."""
+        return False
+
+    def held_back(self, prune_ratio: float) -> MeasuredAccuracy | None:
+        """What that last look says; None where nothing is held back."""
+        return None
+
+    @abstractmethod
+    def evidence(self, prune_ratio: float) -> Evidence:
+        """How that number came about."""
+
+    def drop_pct(self, prune_ratio: float, *, int8: bool = False, kept_weights: float = 1.0) -> float:
+        """Percentage points lost; int8 and branches are predicted, and added.
+
+        :param int8: whether any operator is placed on an int8 processor.
+        :param kept_weights: share (above 0 to 1) of the weights that branches leave.
+        """
+        return round(
+            self.pruned_pct(prune_ratio) + predicted_accuracy_drop_pct(0.0, int8=int8, kept_weights=kept_weights), 4
+        )
+
+    def of_plan(self, plan: Plan) -> float:
+        """The same of a plan."""
+        int8, kept = _beside_pruning(plan)
+        return self.drop_pct(plan.compression.prune_ratio, int8=int8, kept_weights=kept)
+
+    def evidence_of_plan(self, plan: Plan) -> Evidence:
+        """`measured` only if all of it is."""
+        predicted = _beside_pruning(plan) != (False, 1.0)
+        return Evidence.PREDICTED if predicted else self.evidence(plan.compression.prune_ratio)
+
+
+class PredictedDrops(AccuracyDrops):
+    """By the curve above, for any model."""
+
+    def pruned_pct(self, prune_ratio: float) -> float:
+        return predicted_accuracy_drop_pct(prune_ratio)
+
+    def evidence(self, prune_ratio: float) -> Evidence:
+        return Evidence.PREDICTED
+
+
+PREDICTED_DROPS = PredictedDrops()
+
+
+def _beside_pruning(plan: Plan) -> tuple[bool, float]:
+    """Whether anything is on an int8 processor, and the share of the weights that branches leave."""
     int8 = any(name.endswith(f"/{INT8}") for name in plan.processors)
     branches = [segment for segment in plan.segments if segment.axis is Axis.BRANCHES]
     kept = min((kept_weights([part.share_pct for part in segment.parts]) for segment in branches), default=1.0)
-    return predicted_accuracy_drop_pct(plan.compression.prune_ratio, int8=int8, kept_weights=kept)
+    return int8, kept
+
+
+def plan_accuracy_drop_pct(plan: Plan) -> float:
+    """Percentage points that a plan costs, predicted."""
+    return PREDICTED_DROPS.of_plan(plan)
 
 
 def kept_weights(shares_pct: Sequence[int]) -> float:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from hetrl.envs.enumerate import Restriction
     from hetrl.graph import OperatorGraph
     from hetrl.profiling import Profile
+    from hetrl.scoring.measured_drops import Evaluation
     from hetrl.scoring.pictures import Normalization
     from hetrl.scoring.results import Scores
 
@@ -51,6 +52,9 @@ def tune(
     out: str | Path | None = None,
     resume: str | Path | None = None,
     record: str | Path | None = None,
+    eval_data: str | Path | None = None,
+    metric: str = DEFAULT_METRIC,
+    normalization: Normalization | None = None,
     progress: Progress | None = None,
 ) -> Result:
     """Find a plan for a model on a device with an agent that learns.
@@ -65,6 +69,10 @@ def tune(
     :param seeded_weights: seed of weights that the model lacks, should the device run it; 0 for built-in networks.
     :param resume: folder of a run to continue; what it measured is not measured again.
     :param record: file that everything measured on the device is added to; `replay:FILE` answers from it.
+    :param eval_data: npz of inputs and labels, or a folder of pictures: accuracy is then measured, on one half of it
+        while searching and on the other half at the end, instead of predicted.
+    :param metric: what is measured on it, see `score`.
+    :param normalization: of pictures, ImageNet's by default.
     :raises HetrlError: a mistake in one of the arguments, or budgets that no plan keeps (`Infeasible`).
     """
     from hetrl.agents.base import Kind
@@ -74,7 +82,11 @@ def tune(
     wanted = Search(agent, DEFAULT_BUDGET if budget is None else budget, seed, seeds, Kind.AGENT, _settings(settings))
     about = (model, device, engine, condition, objective, input_shapes, seeded_weights)
     real = REAL_BUDGET if budget is None else None
-    return start(wanted, *about, real_budget=real, out=out, resume=resume, record=record, progress=progress)
+    evaluation = _evaluation(eval_data, metric, normalization)
+    return start(
+        wanted, *about, real_budget=real, out=out, resume=resume, record=record, evaluation=evaluation,
+        progress=progress,
+    )  # fmt: skip
 
 
 def search(
@@ -94,6 +106,9 @@ def search(
     out: str | Path | None = None,
     resume: str | Path | None = None,
     record: str | Path | None = None,
+    eval_data: str | Path | None = None,
+    metric: str = DEFAULT_METRIC,
+    normalization: Normalization | None = None,
     progress: Progress | None = None,
 ) -> Result:
     """Find a plan for a model on a device with a search that does not learn a policy.
@@ -109,7 +124,19 @@ def search(
     )
     about = (model, device, engine, condition, objective, input_shapes, seeded_weights)
     real = REAL_BUDGET if budget is None else None
-    return start(wanted, *about, real_budget=real, out=out, resume=resume, record=record, progress=progress)
+    evaluation = _evaluation(eval_data, metric, normalization)
+    return start(
+        wanted, *about, real_budget=real, out=out, resume=resume, record=record, evaluation=evaluation,
+        progress=progress,
+    )  # fmt: skip
+
+
+def _evaluation(eval_data: str | Path | None, metric: str, normalization: Normalization | None) -> Evaluation | None:
+    from hetrl.scoring.measured_drops import Evaluation
+
+    if eval_data is None:
+        return None
+    return Evaluation(data=str(eval_data), metric=metric, normalization=normalization)
 
 
 def _settings(given: Settings) -> Mapping[str, Any]:
@@ -159,7 +186,7 @@ def measure(
         name = policy or (str(plan) if not isinstance(plan, Plan) else "plan")
         if chosen is None:
             chosen = hand.plan(problem.planner) if hand is not None else problem.optimal_plan()
-        row = measured_row(name, chosen, problem.device, problem.condition, objective)
+        row = measured_row(name, chosen, problem)
         if policy == "exact" and problem.knows_optimum:
             return bounded(row, problem.optimum.bound_ms)
         return certified(row, chosen.expected, problem.condition)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from hetrl.accuracy import MeasuredAccuracy
 from hetrl.explanation import Explanation
 from hetrl.measurement import Fallback, SegmentTiming
 from hetrl.plan import Evidence, Plan
@@ -40,6 +41,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     utilization: dict[str, float]
     keeps_budgets: bool
     evidence: Evidence
+    accuracy_evidence: Evidence = Evidence.PREDICTED
     segments: tuple[SegmentTiming, ...] = ()
     fallbacks: tuple[Fallback, ...] = ()
     error: str | None = None
@@ -141,6 +143,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     :param exact_ms: latency of the exact optimum, None where it is not proven or not known.
     :param bound_ms: proven lower bound on any allowed plan's latency.
     :param gap_to_exact: (latency - bound) / bound.
+    :param accuracy: with evaluation data; `accuracy_drop_pct` is then its drop, else predicted.
     :param evaluations: distinct plans measured; `env_steps` are decisions taken while learning.
     :param interrupted: stopped early by the user; the plan is the best so far.
     :param notes: what to know of how measuring went, such as a device that became slower; a sentence each.
@@ -168,6 +171,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     env_steps: int
     wall_s: float
     evidence: Evidence
+    accuracy: MeasuredAccuracy | None = None
     rows: tuple[Row, ...]
     interrupted: bool = False
     notes: tuple[str, ...] = ()

@@ -30,7 +30,7 @@ def measured_in_turns(problem: Problem, plans: Iterable[Plan]) -> dict[str, Meas
 def rows_in_turns(problem: Problem, named: Sequence[tuple[str, Plan]]) -> list[Row]:
     """A row for every name; plans that go by several names are measured once."""
     found = measured_in_turns(problem, (plan for _, plan in named))
-    return [row_of(name, plan, found[plan.key], problem.graph, problem.objective) for name, plan in named]
+    return [row_of(name, plan, found[plan.key], problem) for name, plan in named]
 
 
 def compared(problem: Problem, rows: Sequence[Row]) -> Comparison:

@@ -13,10 +13,16 @@ from hetrl.results import Row
 FINALISTS = 4  # of the plans that looked best; one lucky measurement among hundreds is likely
 
 
-def finalists(ledger: Ledger, count: int = FINALISTS) -> list[tuple[str, Plan]]:
-    """The plans that looked best, by who proposed them, the best first."""
-    kept = sorted((t for t in ledger.trials if ledger.keeps(t)), key=ledger.cost_ms)[:count]
-    return [(trial.by, ledger.plan(trial, None)) for trial in kept]
+def finalists(problem: Problem, ledger: Ledger, count: int = FINALISTS) -> list[tuple[str, Plan]]:
+    """The plans that looked best, by who proposed them, the best first; none that a last look at accuracy refuses."""
+    found: list[tuple[str, Plan]] = []
+    for trial in sorted((t for t in ledger.trials if ledger.keeps(t)), key=ledger.cost_ms):
+        plan = ledger.plan(trial, None)
+        if not problem.drops.refuses(plan.compression.prune_ratio):
+            found.append((trial.by, plan))
+        if len(found) == count:
+            break
+    return found
 
 
 def duel(problem: Problem, ledger: Ledger, *, short: bool = False) -> tuple[str, Plan, list[Row]]:
@@ -28,14 +34,16 @@ def duel(problem: Problem, ledger: Ledger, *, short: bool = False) -> tuple[str,
     :raises DeviceFailed: the device went away.
     """
     best, named = (
-        (finalists(ledger, 1), _best_known(problem, ledger)) if short else (finalists(ledger), problem.candidates)
+        (finalists(problem, ledger, 1), _best_known(problem, ledger))
+        if short
+        else (finalists(problem, ledger), problem.candidates)
     )
     found = measured_in_turns(problem, (plan for _, plan in [*best, *named] if not plan.stretched))
     for answer in found.values():
         require_present(answer, problem.device)
 
     def row(name: str, plan: Plan) -> Row:
-        return row_of(name, plan, found[plan.key], problem.graph, problem.objective)
+        return row_of(name, plan, found[plan.key], problem)
 
     rows = [row(name, plan) for name, plan in named if plan.key in found]
     # A hand policy's plan is in the running as well, should none that was found be faster.

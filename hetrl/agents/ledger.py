@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hetrl.accuracy import plan_accuracy_drop_pct
 from hetrl.agents.trials import Trial, TrialLog
 from hetrl.condition import Condition
 from hetrl.device_bridge.base import Device
@@ -93,7 +92,7 @@ class Ledger:
             if earlier is None:
                 measured = self.device.measure(plan, self.condition)
                 require_present(measured, self.device)
-                drop_pct = np.array([plan_accuracy_drop_pct(plan)])
+                drop_pct = np.array([self.space.drops.of_plan(plan)])
                 outcome = of_measurements([measured], drop_pct, self.space.groups).at(0)
                 trial = Trial.of(self.evaluations, by, outcome, key=key, plan=plan, error=_reason(measured))
                 self._add(trial, new=True)

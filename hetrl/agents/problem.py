@@ -8,7 +8,6 @@ from functools import cached_property
 
 import msgspec
 
-from hetrl.accuracy import plan_accuracy_drop_pct
 from hetrl.agents.exact import Exact, exact
 from hetrl.agents.infeasible import Tried, infeasible
 from hetrl.agents.policies import policy_catalog
@@ -59,7 +58,7 @@ class Problem(Setting):
                 continue
             said = self.planner.measure(plan, self.condition)
             error = said.error.message if said.error else None
-            tried.append(Tried(name, plan_accuracy_drop_pct(plan), said.frame_drop_rate, error))
+            tried.append(Tried(name, self.drops.of_plan(plan), said.frame_drop_rate, error))
         kept = [t for t in tried if t.error is None and self.objective.keeps(t.accuracy_drop_pct, t.frame_drop_rate)]
         if not kept:
             return infeasible(tried, self.objective)

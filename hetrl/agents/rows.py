@@ -6,12 +6,10 @@ import math
 
 import msgspec
 
-from hetrl.accuracy import plan_accuracy_drop_pct
 from hetrl.agents.infeasible import broken_words
 from hetrl.compress.channels import pruned
 from hetrl.condition import Condition
-from hetrl.device_bridge.base import Device
-from hetrl.graph import OperatorGraph
+from hetrl.envs.setting import Setting
 from hetrl.measurement import Measurement
 from hetrl.objective import Objective
 from hetrl.plan import Expected, Plan
@@ -20,9 +18,10 @@ from hetrl.results import OPTIMAL_WITHIN, Row
 DIGITS = 1e-5  # of a number: more than six digits leave out
 
 
-def row_of(name: str, plan: Plan, measured: Measurement, graph: OperatorGraph, objective: Objective) -> Row:
+def row_of(name: str, plan: Plan, measured: Measurement, setting: Setting) -> Row:
     """One plan's row."""
-    drop_pct = plan_accuracy_drop_pct(plan)
+    graph, objective = setting.graph, setting.objective
+    drop_pct = setting.drops.of_plan(plan)
     keeps = measured.ok and not plan.stretched and objective.keeps(drop_pct, measured.frame_drop_rate)
     fallen = {graph.group_of_node[graph.node_index[f.node]] for f in measured.fallbacks}
     moved = sum(len(graph.groups[g].nodes) for g in fallen)
@@ -31,6 +30,7 @@ def row_of(name: str, plan: Plan, measured: Measurement, graph: OperatorGraph, o
         latency_ms=measured.latency_ms,
         latency_interval_ms=measured.latency_interval_ms,
         accuracy_drop_pct=drop_pct,
+        accuracy_evidence=setting.drops.evidence_of_plan(plan),
         peak_memory_mb=measured.peak_memory_mb,
         model_size_mb=pruned(graph, plan.compression.prune_ratio).weight_bytes / 1e6,
         energy_mj=measured.energy_mj,
@@ -55,9 +55,9 @@ def _broken(plan: Plan, drop_pct: float, measured: Measurement, objective: Objec
     return broken_words(objective, drop_pct, measured.frame_drop_rate)
 
 
-def measured_row(name: str, plan: Plan, device: Device, condition: Condition, objective: Objective) -> Row:
+def measured_row(name: str, plan: Plan, setting: Setting) -> Row:
     """Measure a plan, and make its row."""
-    return row_of(name, plan, device.measure(plan, condition), device.graph, objective)
+    return row_of(name, plan, setting.device.measure(plan, setting.condition), setting)
 
 
 def bounded(row: Row, bound_ms: float | None) -> Row:

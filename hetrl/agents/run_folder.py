@@ -18,6 +18,7 @@ from hetrl.errors import RunError
 from hetrl.objective import Objective
 from hetrl.plan import encode_plan
 from hetrl.results import Result
+from hetrl.scoring.measured_drops import Evaluation
 
 TRIALS = "trials.jsonl"
 CONFIG = "config.json"
@@ -41,6 +42,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     engine: str
     condition: str
     objective: Objective
+    evaluation: Evaluation | None = None
     kind: Kind
     method: str
     settings: dict[str, Any]

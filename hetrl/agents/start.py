@@ -14,10 +14,11 @@ from hetrl.errors import RunError, UsageError
 from hetrl.objective import Objective
 from hetrl.progress import Progress, Silent
 from hetrl.results import Result
+from hetrl.scoring.measured_drops import Evaluation
 
 SAME = (
-    "model", "input_shapes", "seeded_weights", "device", "engine", "condition", "objective", "kind", "method",
-    "settings", "seed", "seeds",
+    "model", "input_shapes", "seeded_weights", "device", "engine", "condition", "objective", "evaluation", "kind",
+    "method", "settings", "seed", "seeds",
 )  # fmt: skip
 
 
@@ -35,6 +36,7 @@ def start(  # noqa: PLR0913
     out: str | Path | None,
     resume: str | Path | None,
     record: str | Path | None,
+    evaluation: Evaluation | None,
     progress: Progress | None,
 ) -> Result:
     """Search, in a folder if one is given; the arguments are those of `hetrl.tune`.
@@ -52,6 +54,8 @@ def start(  # noqa: PLR0913
         input_shapes=input_shapes,
         seeded_weights=seeded_weights,
         record=record,
+        evaluation=evaluation,
+        tell=(progress or Silent()).note,
     )
     with problem.device:  # which may hold a process or a connection
         if real_budget is not None and not problem.device.describe().deterministic:
@@ -72,6 +76,7 @@ def start(  # noqa: PLR0913
             engine=problem.planner.engine_name,
             condition=str(problem.condition),
             objective=objective,
+            evaluation=evaluation,
             kind=search.kind,
             method=search.method,
             settings=dict(search.settings),

@@ -16,7 +16,7 @@ from hetrl.agents.anchor import Anchor
 from hetrl.agents.base import AgentRun, Kind
 from hetrl.agents.comparison import rows_in_turns
 from hetrl.agents.curve import curve_of, write_tensorboard
-from hetrl.agents.duel import duel
+from hetrl.agents.duel import duel, finalists
 from hetrl.agents.infeasible import Tried, infeasible
 from hetrl.agents.ledger import Ledger, column_key, is_sound
 from hetrl.agents.problem import Problem
@@ -25,7 +25,7 @@ from hetrl.agents.run_folder import Config, RunFolder
 from hetrl.agents.settings import Values, check_method, configured, find_method
 from hetrl.agents.trials import Trial, TrialLog, read_trials
 from hetrl.errors import DeviceFailed, Infeasible, RunError, UsageError
-from hetrl.plan import MadeBy
+from hetrl.plan import Evidence, MadeBy
 from hetrl.progress import Progress
 from hetrl.results import PolicyLatency, Result, best_hand
 
@@ -175,11 +175,11 @@ def _result(
     interrupted: bool,
     notes: Sequence[str],
 ) -> Result:
-    best = run.ledger.best
+    best = next(iter(finalists(problem, run.ledger, 1)), None)
     if best is None:
         raise _nothing_kept(problem, run.ledger)
     if problem.device.describe().deterministic:
-        by, plan = best.trial.by, run.ledger.plan(best.trial, None)
+        by, plan = best
         rows = rows_in_turns(problem, [("learned", plan), *problem.candidates])
     else:
         by, plan, rows = duel(problem, run.ledger, short=interrupted)
@@ -191,6 +191,8 @@ def _result(
     expected = expected_of(learned, problem.condition, bound)
     plan = msgspec.structs.replace(plan, expected=expected, made_by=made_by)
     hand = best_hand(rows)
+    measured = problem.drops.evidence_of_plan(plan) is Evidence.MEASURED
+    accuracy = problem.drops.held_back(plan.compression.prune_ratio) if measured else None
     return Result(
         run=str(folder.path) if folder else None,
         plan_path=str(folder.path / "plan.json") if folder else None,
@@ -206,7 +208,8 @@ def _result(
         exact_ms=problem.optimum.latency_ms if problem.knows_optimum and problem.optimum.proven else None,
         bound_ms=bound,
         gap_to_exact=None if bound is None else (learned.latency_ms - bound) / bound,
-        accuracy_drop_pct=learned.accuracy_drop_pct,
+        accuracy_drop_pct=learned.accuracy_drop_pct if accuracy is None else accuracy.drop_pct,
+        accuracy=accuracy,
         frame_drop_rate=learned.frame_drop_rate,
         peak_memory_mb=learned.peak_memory_mb,
         energy_mj=learned.energy_mj,

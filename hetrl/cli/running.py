@@ -15,9 +15,11 @@ from hetrl.errors import UsageError
 
 if TYPE_CHECKING:
     from hetrl.results import Result, Row
+    from hetrl.scoring.pictures import Normalization
 
 JSON_KEYS = (
     "run", "plan", "latency_ms", "best_hand", "exact_ms", "bound_ms", "gap_to_exact", "accuracy_drop_pct",
+    "accuracy",
     "frame_drop_rate", "peak_memory_mb", "energy_mj", "evaluations", "env_steps", "wall_s", "evidence", "device",
     "model", "engine", "condition", "agent", "seed", "notes",
 )  # fmt: skip
@@ -41,6 +43,9 @@ class Asked:
     resume: Path | None
     out: Path | None
     record: Path | None
+    eval_data: Path | None
+    metric: str
+    normalization: Normalization | None
     input_shape: Sequence[str] | None
     seeded_weights: int | None
     json: bool
@@ -85,6 +90,9 @@ def run(kind: Literal["agent", "sampler"], method: str, asked: Asked) -> None:
         out=None if asked.resume else options.run_folder(asked.out, asked.model, asked.device),
         resume=asked.resume,
         record=asked.record,
+        eval_data=asked.eval_data,
+        metric=asked.metric,
+        normalization=asked.normalization,
         progress=progress(asked.quiet),
         **{name: value for name, value in given.items() if value is not None},
     )

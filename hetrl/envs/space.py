@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from msgspec import UNSET
 
-from hetrl.accuracy import INT8, predicted_accuracy_drop_pct
+from hetrl.accuracy import INT8, PREDICTED_DROPS, AccuracyDrops
 from hetrl.device_bridge.spec import GpuCost, Processor
 from hetrl.device_bridge.surrogate.compile import option_of, plan_of, schedule_of
 from hetrl.device_bridge.surrogate.cost_model import Schedules
@@ -70,15 +70,17 @@ class PlanSpace:
 
     :param device: the surrogate that knows which placements are possible.
     :param objective: its accuracy budget bounds the pruning ratios, and forbids int8 where it cannot be paid.
+    :param drops: what these cost.
     """
 
-    def __init__(self, device: SurrogateDevice, objective: Objective) -> None:
+    def __init__(self, device: SurrogateDevice, objective: Objective, drops: AccuracyDrops = PREDICTED_DROPS) -> None:
         self.device = device
         self.graph = device.graph
         self.engine = device.engine
         self.options = device.options
+        self.drops = drops
         budget = objective.max_accuracy_drop_pct
-        self.prune_ratios = tuple(r for r in PRUNE_RATIOS if predicted_accuracy_drop_pct(r) <= budget)
+        self.prune_ratios = tuple(r for r in PRUNE_RATIOS if drops.drop_pct(r) <= budget)
         memories = tuple(m for m in MEMORIES if any(m in p.memory for p in self.engine.processors))
         self.memories = memories or (Memory.BUFFER,)
         self._memory_index = np.array([MEMORIES.index(m) for m in self.memories])
@@ -92,7 +94,7 @@ class PlanSpace:
         self.possible: Bools = np.logical_and.reduce(possible)
         precisions = [{self.engine.processors[p].precision for p in o.processors} for o in self.options]
         self._int8 = np.array([INT8 in found for found in precisions], dtype=np.int64)
-        both = [[predicted_accuracy_drop_pct(r, int8=b) for b in (False, True)] for r in self.prune_ratios]
+        both = [[drops.drop_pct(r, int8=b) for b in (False, True)] for r in self.prune_ratios]
         self._drop_pct = np.array(both)  # (ratios, without and with int8)
         self._affordable: Bools = self._drop_pct[:, self._int8] <= budget  # (ratios, O)
 

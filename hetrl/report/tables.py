@@ -157,6 +157,13 @@ def result_lines(result: Result) -> list[str]:
         lines[0] += f", {faster(result.latency_ms, best.latency_ms)} the speed of the best hand policy ({best.policy})"
     lines.append(bound_line(result.gap_to_exact, result.bound_ms, result.evidence, UNKNOWN_OPTIMUM))
     lines.append(f"does       {plan_words(result.plan)}")
+    if result.accuracy is not None:
+        seen = result.accuracy
+        interval = f" ({seen.interval_pct[0]:.2f} to {seen.interval_pct[1]:.2f})" if seen.interval_pct else ""
+        lines.append(
+            f"accuracy   {seen.metric} drops by {seen.drop_pct:.2f}{interval} points, {seen.evidence.value} on "
+            f"{seen.samples} samples that were held back"
+        )
     if result.plan_path:
         lines.append(f"plan       {result.plan_path}")
     lines.append(

@@ -8,8 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from hetrl.compress.channels import pruned
-from hetrl.compress.pruning import prune
-from hetrl.compress.weights import complete_model
+from hetrl.compress.variant import compressed_source
 from hetrl.device_bridge.blobs import BlobStore
 from hetrl.device_bridge.runner.arrays import pack_arrays
 from hetrl.device_bridge.runner.job import Job
@@ -17,7 +16,7 @@ from hetrl.errors import UsageError
 from hetrl.graph import OperatorGraph
 from hetrl.partition import Partitioner, Target, open_source, reference_outputs, seeded_inputs
 from hetrl.plan import Compression, Plan
-from hetrl.zoo.source import MemorySource, ModelSource
+from hetrl.zoo.source import ModelSource
 
 INPUT_SEED = 0
 KEPT = 3  # compressed models that stay in memory
@@ -59,12 +58,8 @@ class LoadedModel:
         return replace(variant.partitioner.job(plan, targets), reference=variant.reference)
 
     def _compress(self, compression: Compression) -> _Variant:
-        shapes = {name: self._graph.tensor_by_name[name].shape for name in self._graph.inputs}
-        smaller = prune(complete_model(self._source), compression.prune_ratio, input_shapes=shapes)
-        name = f"{self._source.name}-pruned"
-        return self._variant(
-            MemorySource(smaller.model, name), pruned(self._graph, compression.prune_ratio), compression
-        )
+        source = compressed_source(self._source, self._graph, compression)
+        return self._variant(source, pruned(self._graph, compression.prune_ratio), compression)
 
     def _variant(self, source: ModelSource, graph: OperatorGraph, compression: Compression) -> _Variant:
         partitioner = Partitioner(source, graph, self._store, compression)
