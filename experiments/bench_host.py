@@ -1,15 +1,15 @@
 """Measurements until a plan is within 5 % of the best one, on a real machine whose whole plan space was recorded.
 
-python experiments/bench_host.py --record     measure every plan of a small network here (about 25 minutes, one core)
+python experiments/bench_host.py --record     measure every plan of a small network here (about 15 minutes, one core)
 python experiments/bench_host.py --write      replay it: every method, ten seeds; writes docs/bench_host.md and .json
 
 The recording is experiments/data/host_space.jsonl.gz: three processors that share cores, so that nothing can be split,
 and a chain of six fusion groups, so that nothing runs side by side: 3^6 plans, each measured. Caps, which only cost
 time here, are left out of the space for every method alike. So no method can ask for what was not measured.
 
-A core of a shared machine runs at half its speed for milliseconds at a time while a neighbour uses its other half. So
-every plan is measured in several rounds with all others in between, on one core, and counts with the time that a tenth
-of its samples beat: what it takes while it has the core for itself.
+A core of a shared machine changes its speed by up to two, for milliseconds or for minutes, as its neighbours like. So
+every plan is measured in turns with one and the same other plan (whole, on ONNX Runtime), on one core, and counts with
+the median of their ratios, times what the other plan usually takes.
 """
 
 from __future__ import annotations
@@ -38,14 +38,17 @@ from hetrl.agents.base import AgentRun, Kind
 from hetrl.agents.ledger import Ledger
 from hetrl.agents.problem import Problem
 from hetrl.agents.settings import configured, find_method
-from hetrl.device_bridge.recording import Recorded, RecordingHeader, pooled_records, read_recording, replay
+from hetrl.device_bridge.host import device as host_device
+from hetrl.device_bridge.recording import Recorded, Recorder, RecordingHeader, read_recording, replay
+from hetrl.device_bridge.runner.sampling import Sampling
 from hetrl.device_bridge.spec import DeviceSpec
 from hetrl.device_bridge.surrogate.device import SurrogateDevice
-from hetrl.envs.enumerate import Enumeration, Restriction
+from hetrl.envs.enumerate import Enumeration, Restriction, enumerate_plans
+from hetrl.envs.setting import Setting
 from hetrl.envs.space import Decision, PlanSpace
 from hetrl.graph import OperatorGraph
 from hetrl.objective import Objective
-from hetrl.profiling import AT_REST
+from hetrl.profiling import ANY_OUTPUT, AT_REST, whole_plans
 from hetrl.zoo.builder import Builder
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -63,9 +66,10 @@ WITHIN = 0.05
 SEEDS = 10
 BUDGET = 729  # every plan there is
 MOST_SAME = 0.99  # of the recorded plans must have numbers
-ROUNDS = 4
-QUANTILE = 0.1  # of the samples of a plan is what it counts with
 CORE = 0  # that is measured on, where there are several
+IN_TURNS = Sampling(
+    max_warmup_s=0.5, max_warmup_runs=4, max_s=0.45, min_repeats=7, max_repeats=25, relative_width=0.01
+)  # max_s is per plan, and there are two
 DIGITS = 5
 
 
@@ -106,12 +110,12 @@ def network(path: Path) -> Path:
     """A chain of six fusion groups of kinds at which different engines are best, as an ONNX file without weights."""
     net = Builder("six")
     x = net.input("x", (1, 3, 112, 112))
-    x = net.activation(net.conv(x, "stem", 64, 7, stride=2), "stem.relu")
-    x = net.activation(net.conv(x, "depthwise", 64, 7, groups=64), "depthwise.relu")
-    x = net.activation(net.conv(x, "point", 128, 1, stride=2), "point.relu")
-    x = net.activation(net.conv(x, "plain", 256, 3), "plain.relu")
-    x = net.activation(net.conv(x, "grouped", 256, 3, groups=32), "grouped.relu")
-    x = net.activation(net.conv(x, "wide", 32, 9, stride=2), "wide.relu")
+    x = net.activation(net.conv(x, "stem", 128, 3, stride=2), "stem.relu")
+    x = net.activation(net.conv(x, "first", 128, 9, groups=128), "first.relu")
+    x = net.activation(net.conv(x, "second", 128, 9, groups=128), "second.relu")
+    x = net.activation(net.conv(x, "grouped", 128, 3, groups=8), "grouped.elu", "Elu")
+    x = net.activation(net.conv(x, "reduced", 128, 3, stride=2), "reduced.elu", "Elu")
+    x = net.activation(net.conv(x, "plain", 128, 3), "plain.relu")
     path.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(net.finish(x).model, path)
     return path
@@ -130,48 +134,46 @@ def reduced(spec: DeviceSpec, engine: str) -> DeviceSpec:
 def record() -> None:
     """Measure the whole space here, or what of it is missing, and keep it compressed."""
     os.sched_setaffinity(0, {CORE})
+    host_device.DUEL = IN_TURNS
     model, file = network(RUNS / "six.onnx"), RUNS / "host_space.jsonl"
-    within = Restriction(processors=PROCESSORS, splits=False, overlap=False)
-    found = hetrl.profile(
-        str(model), "host", file, within=within, rounds=ROUNDS, seeded_weights=0, engine="host", limit=BUDGET,
-        progress=Said(),
+    setting = Setting.of(
+        str(model), "host", engine="host", condition=str(AT_REST), objective=ANY_OUTPUT, input_shapes=None,
+        seeded_weights=0,
     )  # fmt: skip
-    print(f"{found.known + found.measured} measurements of {found.plans} plans, {found.failed} plans without numbers")
-    if not found.interrupted:
-        compress(file, RECORDING)
-
-
-class Said:
-    """A line for every 50 plans."""
-
-    def start(self, total: int, label: str) -> None:
-        print(f"{label}: {total} to measure", flush=True)
-
-    def update(self, done: int, best_ms: float | None) -> None:
-        if done % 50 == 0:
-            print(f"{done}, best {best_ms} ms", flush=True)
-
-    def note(self, sentence: str) -> None:
-        print(sentence, flush=True)
-
-    def stop(self) -> None: ...
+    within = Restriction(processors=PROCESSORS, splits=False, overlap=False)
+    plans = list(enumerate_plans(setting.space, BUDGET, within))
+    anchor = whole_plans(setting.space)[PROCESSORS[0]]
+    with Recorder(setting.device, file) as recorder:
+        done = {record.plan.key for record in read_recording(file)[1][0::2]}
+        ahead = [plans[i] for i in np.random.default_rng(0).permutation(len(plans)) if plans[i].key not in done]
+        for number, plan in enumerate(ahead, 1):
+            answer, _ = recorder.compare([plan, anchor], AT_REST)
+            if number % 50 == 0:
+                print(f"{number} of {len(ahead)}, the last one {answer.latency_ms} ms", flush=True)
+    compress(file, RECORDING)
 
 
 def compress(file: Path, target: Path) -> None:
-    """One record a plan, times with five digits, the rest left out: enough to replay, small enough to keep."""
+    """One record a plan, times with five digits, the rest left out: enough to replay, small enough to keep.
+
+    :param file: pairs of records, of a plan and of the one that all are measured in turns with.
+    """
     header, records = read_recording(file)
-    lines = [msgspec.json.encode(header), *(msgspec.json.encode(slim(record)) for record in pooled_records(records))]
+    pairs = list(zip(records[0::2], records[1::2], strict=False))
+    usual_ms = statistics.median(other.measurement.latency_ms for _, other in pairs if other.measurement.latency_ms)
+    lines = [msgspec.json.encode(header), *(msgspec.json.encode(slim(*pair, usual_ms)) for pair in pairs)]
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(gzip.compress(b"\n".join(lines) + b"\n", mtime=0))
     print(f"wrote {target.relative_to(ROOT)}, {target.stat().st_size / 1e3:.0f} kB")
 
 
-def slim(record: Recorded) -> Recorded:
-    """A plan at the quantile of its samples; its timeline is stretched to that."""
-    measured = record.measurement
-    if measured.latency_ms is None:
+def slim(record: Recorded, other: Recorded, usual_ms: float) -> Recorded:
+    """A plan with the latency that its ratio to the other one makes; its timeline is stretched to that."""
+    measured, against = record.measurement, other.measurement
+    if measured.latency_ms is None or against.latency_ms is None:
         return record
-    latency_ms = float(np.quantile(measured.samples_ms, QUANTILE))
+    pairs = zip(measured.samples_ms, against.samples_ms, strict=True)
+    latency_ms = usual_ms * statistics.median(mine / its for mine, its in pairs)
     scale = latency_ms / max(s.end_ms for s in measured.segments)
     timeline = tuple(
         replace(
@@ -272,8 +274,7 @@ def markdown(outcomes: Sequence[Outcome], plans: int, best_ms: float, header: Re
         "",
         "Made by `python experiments/bench_host.py --write` from `experiments/data/host_space.jsonl.gz`: all "
         f"{plans} plans of a chain of six fusion groups on {', '.join(PROCESSORS)} of one core of a {header.spec.soc}.",
-        f"Each was measured in {ROUNDS} rounds with all others in between, and counts with the time that "
-        f"{100 * QUANTILE:.0f} % of its samples beat.",
+        "Each was measured in turns with the whole model in ONNX Runtime, and counts with the median of their ratios.",
         f"The best takes {best_ms:.3g} ms. A cell is how many plans were measured up to the first within",
         f"{100 * WITHIN:.0f} % of it: median, and least to most of the seeds.",
         "",

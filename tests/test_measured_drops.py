@@ -1,0 +1,118 @@
+"""Accuracy measured on the user's data while plans are tuned, and the half that is held back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+import hetrl
+from hetrl.accuracy import predicted_accuracy_drop_pct
+from hetrl.agents.run_folder import RunFolder
+from hetrl.cli.main import run
+from hetrl.envs.setting import Setting
+from hetrl.errors import HetrlError
+from hetrl.objective import Objective
+from hetrl.plan import Compression, Evidence
+from hetrl.scoring.measured_drops import Evaluation, MeasuredDrops
+from tests.digits import Digits
+from tests.host_help import quick_host
+
+
+def setting(digits: Digits, points: float, told: list[str] | None = None) -> Setting:
+    heard = told if told is not None else []
+    return Setting.of(
+        str(digits.model), "d1", engine=None, condition=None, objective=Objective(max_accuracy_drop_pct=points),
+        input_shapes=None, evaluation=Evaluation(data=str(digits.test), metric="top1"), tell=heard.append,
+    )  # fmt: skip
+
+
+def test_what_the_budget_allows_is_what_was_measured(digits: Digits) -> None:
+    told: list[str] = []
+    found = setting(digits, 5.0, told)
+    ratios = found.space.prune_ratios
+    assert ratios[0] == 0.0 and 0.1 in ratios and 0.5 not in ratios  # by prediction 0.3 costs 4.92 points
+    drops = found.drops
+    assert isinstance(drops, MeasuredDrops)
+    assert all(drops.pruned_pct(ratio) <= 5.0 for ratio in ratios)
+    assert drops.pruned_pct(0.1) != predicted_accuracy_drop_pct(0.1)
+    assert drops.evidence(0.1) is Evidence.MEASURED and "on the tuning half" in told[0]
+    assert len(told) < 5  # above a ratio that is surely over the budget nothing is measured
+
+
+def test_halves_are_apart_and_the_last_look_is_at_the_other(digits: Digits) -> None:
+    drops = setting(digits, 5.0).drops
+    assert isinstance(drops, MeasuredDrops)
+    tuning, held_back = drops._tuning, drops._held_back
+    assert not set(tuning.rows) & set(held_back.rows)
+    assert len(tuning) + len(held_back) == len(np.load(digits.test)["labels"])
+    last = drops.held_back(0.1)
+    assert last.samples == len(held_back) and last.interval_pct is not None
+    assert last.interval_pct[0] <= last.drop_pct <= last.interval_pct[1]
+    unpruned = drops.held_back(0.0)
+    assert unpruned.drop_pct == 0.0 and not drops.refuses(0.0)
+
+
+def test_a_plan_that_fails_the_last_look_is_not_taken(digits: Digits, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = {
+        "objective": Objective(max_accuracy_drop_pct=5.0),
+        "eval_data": digits.test,
+        "budget": 12,
+        "agent": "auto",
+    }
+    kept = hetrl.tune(str(digits.model), "d1", **arguments)
+    assert kept.plan.compression.prune_ratio > 0 and kept.accuracy is not None
+    assert kept.accuracy_drop_pct == kept.accuracy.drop_pct <= 5.0
+    monkeypatch.setattr(MeasuredDrops, "refuses", lambda self, ratio: ratio > 0)
+    refused = hetrl.tune(str(digits.model), "d1", **arguments)
+    assert refused.plan.compression == Compression() and refused.accuracy_drop_pct == 0.0
+    assert refused.latency_ms > kept.latency_ms
+
+
+def test_a_run_remembers_its_data_and_says_what_was_measured(
+    digits: Digits, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "--device", "d1", "--model", str(digits.model), "--eval-data", str(digits.test), "--budget", "8",
+             "--max-accuracy-drop", "5"]  # fmt: skip
+    assert run([*words, "--out", str(tmp_path / "r"), "--json", "--quiet"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["accuracy"]["evidence"] == "measured" and said["accuracy"]["metric"] == "top1"
+    assert said["accuracy_drop_pct"] == said["accuracy"]["drop_pct"]
+    config = RunFolder.open(tmp_path / "r").read_config()
+    assert config.evaluation == Evaluation(data=str(digits.test), metric="top1")
+    assert run([*words, "--resume", str(tmp_path / "r")]) == 0
+    out = capsys.readouterr().out
+    assert "samples that were held back" in out
+    without = [word for word in words if word not in ("--eval-data", str(digits.test))]
+    assert run([*without, "--resume", str(tmp_path / "r"), "--budget", "9"]) == 2
+    assert "evaluation" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"eval_data": "nowhere.npz"}, "nowhere.npz"),
+        ({"metric": "top2"}, "top2"),
+        ({"model": "vgg16"}, "--seeded-weights"),
+    ],
+)
+def test_mistakes_are_said_in_one_line(digits: Digits, change: dict[str, str], told: str) -> None:
+    arguments = {"model": str(digits.model), "device": "d1", "eval_data": str(digits.test)} | change
+    with pytest.raises(HetrlError) as caught:
+        hetrl.tune(**arguments, budget=2)
+    assert told in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_pruned_plan_of_the_digits_network_runs_here(digits: Digits, tmp_path: Path) -> None:
+    with quick_host(tmp_path):
+        found = hetrl.search(
+            str(digits.model), "host", sampler="random", budget=8, seeds=True, eval_data=digits.test,
+            objective=Objective(max_accuracy_drop_pct=2.0),
+        )  # fmt: skip
+        assert found.accuracy is not None and found.accuracy.drop_pct <= 2.0
+        pruned = msgspec.structs.replace(found.plan, compression=Compression(0.1), expected=None)
+        row = hetrl.measure(str(digits.model), "host", plan=pruned)
+        assert row.latency_ms is not None and row.evidence is Evidence.MEASURED
