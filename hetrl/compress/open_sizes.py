@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import onnx
 
 from hetrl.errors import HetrlError
-from hetrl.graph import OperatorGraph, OpKind
 from hetrl.graph.reader import graph_from_model
+
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 def open_sizes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
@@ -23,12 +24,10 @@ def open_sizes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def closed_unless_open(
-    original: onnx.ModelProto, model: onnx.ModelProto, given: Mapping[str, tuple[int, ...]]
-) -> onnx.ModelProto:
+def closed_unless_open(original: onnx.ModelProto, model: onnx.ModelProto, given: Shapes) -> onnx.ModelProto:
     """The model, its inputs fixed to the given sizes if it takes others no more, although the original does.
 
-    :param model: made from `original` with the same inputs; may be changed.
+    :param model: made from `original` with the same inputs and names; may be changed.
     :param given: sizes of the inputs that leave some open.
     """
     axes = open_sizes(model)
@@ -38,7 +37,10 @@ def closed_unless_open(
         name: tuple(size + 1 if axis in axes.get(name, ()) else size for axis, size in enumerate(shape))
         for name, shape in given.items()
     }
-    if not _fits(original, larger) or _fits(model, larger):
+    if (wanted := _shapes(original, larger)) is None:
+        return model
+    sizes = (_shapes(original, given), wanted, _shapes(model, given), _shapes(model, larger))
+    if _grow_alike(*(shapes or {} for shapes in sizes)):
         return model
     for info in model.graph.input:
         for axis in axes.get(info.name, ()):
@@ -52,16 +54,19 @@ def closed_unless_open(
     return model
 
 
-def _fits(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+def _shapes(model: onnx.ModelProto, sizes: Shapes) -> dict[str, tuple[int, ...]] | None:
+    """Of all activations, None where the model does not take such inputs."""
     try:
-        graph = graph_from_model(model, name="other sizes", input_shapes=shapes)
+        graph = graph_from_model(model, name="other sizes", input_shapes=sizes)
     except HetrlError:
-        return False
-    return all(_keeps_elements(graph, index) for index in range(len(graph.nodes)))
+        return None
+    return {tensor.name: tensor.shape for tensor in graph.tensors}
 
 
-def _keeps_elements(graph: OperatorGraph, index: int) -> bool:
-    operator = graph.operators[index]
-    source = operator.operands[0]
-    view = operator.kind is OpKind.VIEW and operator.op_type != "If"
-    return not view or source is None or source.elements == operator.out.elements
+def _grow_alike(one: Shapes, two: Shapes, mine: Shapes, larger: Shapes) -> bool:
+    """Whether each size of a model grows from `mine` to `larger` as the original's does from `one` to `two`."""
+    return set(larger) >= set(mine) and all(
+        size * after == new * before
+        for name in mine
+        for before, after, size, new in zip(one[name], two[name], mine[name], larger[name], strict=True)
+    )
