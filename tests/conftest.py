@@ -6,9 +6,13 @@ import os
 os.environ["OMP_NUM_THREADS"] = "1"
 
 from collections.abc import Generator
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from tests.digits import Digits
 
 IN_CI = os.environ.get("CI", "").lower() not in ("", "0", "false")
 
@@ -42,3 +46,12 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     report = yield
     _fail_if_skipped(report)
     return report
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> "Digits":
+    """A trained network and its data, made once for all of the run's processes in about ten seconds."""
+    from tests.digits import digits_in
+
+    base = tmp_path_factory.getbasetemp()
+    return digits_in((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "digits")
