@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import inliner
 
 from hetrl.compress.bounds import holds_indices
 from hetrl.compress.channels import Ratio, kept_channels, pruned
@@ -95,6 +96,9 @@ def prune(
 ) -> Pruned:
     """Take the least important channels out of a model. Equal ones go from the last to the first.
 
+    What a channel adds to the sums that it is part of goes with it: nothing, if its weights are zeros, unless it passes
+    a function that makes something of zero (a sigmoid that gates nothing, say).
+
     Nodes keep their names and outputs; inputs and outputs of the model keep their shapes. Sizes that the model leaves
     open stay so where what it computes from them need not be fixed.
 
@@ -104,8 +108,10 @@ def prune(
     :param inputs: batches by input name, for `Importance.ACTIVATION`.
     :param input_shapes: sizes that the model leaves open.
     :raises UsageError: a ratio or multiple out of range, or inputs missing.
-    :raises ModelError: no valid model.
+    :raises ModelError: no valid model, or its weights are missing.
     """
+    if model.functions:
+        model = inliner.inline_local_functions(model)
     graph = graph_from_model(model, name=model.graph.name, input_shapes=input_shapes)
     planned = pruned(graph, ratio, multiple)
     kept = kept_channels(graph, ratio, multiple)

@@ -182,10 +182,8 @@ class _Surgery:
         graph.node.extend(self._alive(nodes))
         needed = set(_read(graph.node)) | {output.name for output in old.output}
         for tensor in old.initializer:
-            if tensor.name in self._added:
-                continue
             if tensor.name in needed:
-                graph.initializer.add().CopyFrom(tensor)
+                graph.initializer.add().CopyFrom(self._added.pop(tensor.name, tensor))
         graph.initializer.extend(tensor for name, tensor in self._added.items() if name in needed)
         graph.sparse_initializer.extend(old.sparse_initializer)
         names = set(self._constants.initializers)
