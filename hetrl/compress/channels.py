@@ -41,7 +41,7 @@ def pruned(graph: OperatorGraph, ratio: Ratio, multiple: int = 4) -> OperatorGra
     changed = {result.name: result for operator in operators for result in operator.results}
     return msgspec.structs.replace(
         graph,
-        nodes=tuple(_resized(node, op) for node, op in zip(graph.nodes, operators, strict=True)),
+        nodes=tuple(map(_resized, graph.nodes, graph.operators, operators)),
         tensors=tuple(_tensor(tensor, changed.get(tensor.name)) for tensor in graph.tensors),
         operators=operators,
     )
@@ -105,8 +105,8 @@ def _operand(operand: Operand | None, axes: Axes | None, kept: Sequence[int]) ->
     return msgspec.structs.replace(operand, shape=shape, stored_bytes=stored)
 
 
-def _resized(node: Node, operator: Operator) -> Node:
-    return msgspec.structs.replace(node_of(operator), signature=node.signature)
+def _resized(node: Node, before: Operator, operator: Operator) -> Node:
+    return node if operator is before else node_of(operator, node.signature)
 
 
 def _tensor(tensor: Tensor, result: Operand | None) -> Tensor:

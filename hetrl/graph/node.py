@@ -9,8 +9,11 @@ from hetrl.graph.model import Node
 from hetrl.graph.operator import Operator
 
 
-def node_of(operator: Operator) -> Node:
-    """The node of an operator whose shapes are all known."""
+def node_of(operator: Operator, signature: str | None = None) -> Node:
+    """The node of an operator whose shapes are all known.
+
+    :param signature: another operator's, where it stands for that one.
+    """
     shape = geometry(operator)
     count = macs(operator, shape)
     return Node(
@@ -26,5 +29,5 @@ def node_of(operator: Operator) -> Node:
         output_bytes=sum(result.bytes for result in operator.results),
         weight_bytes=sum(operand.stored_bytes for operand in operator.constants),
         weight_elements=weight_elements(operator.op_type, operator.kind, operator.constants),
-        signature=operator.signature,
+        signature=signature or operator.signature,
     )

@@ -218,11 +218,10 @@ def reduced(t: Tracer, op: Operator) -> Results:
 
 def normalized_along(t: Tracer, op: Operator) -> Results:
     """Softmax, LogSoftmax, Hardmax; before version 13 along all axes from `axis` on."""
-    layout = list(t.of(op, 0))
+    layout = t.of(op, 0)
     axis = op.attributes.integer("axis", 1) % len(layout) if op.attributes.has("axis") else 1
-    t.keep(tuple(layout[axis:]), op, "runs along it")
-    layout[axis:] = [None] * (len(layout) - axis)
-    return [tuple(layout)]
+    t.keep(layout[axis:], op, "runs along it")
+    return [layout]
 
 
 def pointwise(t: Tracer, op: Operator) -> Results:

@@ -33,7 +33,7 @@ def over_last(t: Tracer, op: Operator) -> Results:
         if op.operands[position] is not None:
             t.keep(t.of(op, position), op, "takes the mean over it")
     t.keep(layout[axis:], op, "takes the mean over it")
-    return [(*layout[:axis], *(None for _ in layout[axis:]))]
+    return [layout]
 
 
 def over_groups(t: Tracer, op: Operator) -> Results:
@@ -45,7 +45,7 @@ def over_groups(t: Tracer, op: Operator) -> Results:
         t.lock(channels, op, "takes the mean over it")
         for position in (1, 2):
             t.keep(t.of(op, position), op, "takes the mean over it")
-        return [(layout[0], None, *layout[2:])]
+        return [layout]
     grid = channels.reshape(groups, -1)
     t.link(grid[:, :1], grid, op)
     t.count("num_groups", grid[:, 0])
@@ -60,7 +60,7 @@ def over_neighbours(t: Tracer, op: Operator) -> Results:
     """LRN: without a channel, others would come into the windows of its neighbours."""
     layout = t.of(op, 0)
     t.lock(layout[1], op, "sums over neighbouring channels")
-    return [(layout[0], None, *layout[2:])]
+    return [layout]
 
 
 def _vector(t: Tracer, op: Operator, position: int, channels: Axis) -> None:
