@@ -27,8 +27,8 @@ from experiments.torch_graphs import NETWORKS as LARGE  # noqa: E402
 from hetrl import zoo  # noqa: E402
 from hetrl.compress.pruning import Pruned, prune  # noqa: E402
 from hetrl.compress.stages import stages  # noqa: E402
+from hetrl.fidelity import seeded_inputs  # noqa: E402
 from hetrl.graph.reader import graph_from_model  # noqa: E402
-from hetrl.partition.reference import seeded_inputs  # noqa: E402
 from tests import torch_models  # noqa: E402
 from tests.pruning_help import difference, run, zeroed  # noqa: E402
 from tests.torch_networks import NETWORKS  # noqa: E402

@@ -12,9 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hetrl.compress.pruning import Pruned, prune
 from hetrl.compress.weights import with_arrays
+from hetrl.fidelity import seeded_inputs
 from hetrl.graph import OperatorGraph
 from hetrl.graph.reader import graph_from_model
-from hetrl.partition.reference import seeded_inputs
 
 Outputs = list[np.ndarray]
 

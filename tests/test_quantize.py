@@ -28,6 +28,7 @@ from hetrl.graph.reader import graph_from_model, load_graph
 from hetrl.zoo.builder import Builder
 from hetrl.zoo.source import FileSource
 from tests.compress_help import error_between, model_of, normal
+from tests.digits import Digits
 from tests.torch_models import GoogLeNetLike, MobileNetLike, ViTLike, export
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -171,6 +172,20 @@ def test_what_int8_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hetrl.compress.running.find_spec", lambda name: None)
     with pytest.raises(MissingExtra, match=r"hetrl\[host\]"):
         quantize(model, samples(small()))
+
+
+def test_int8_digits_lose_at_most_a_point(digits: Digits) -> None:
+    model = complete_model(FileSource(digits.model))
+    with np.load(digits.train) as train, np.load(digits.test) as test:
+        calibrated = quantize(model, [{"data": picture[None]} for picture in train["inputs"][:64]]).model
+        pictures, labels = [{"data": picture[None]} for picture in test["inputs"]], test["labels"]
+    before, after = (
+        np.mean(
+            [outputs["scores"].argmax() == label for outputs, label in zip(run_all(m, pictures), labels, strict=True)]
+        )
+        for m in (model, calibrated)
+    )
+    assert before > 0.97 and after >= before - 0.01
 
 
 # Folding

@@ -77,7 +77,8 @@ def compress(  # noqa: PLR0913, PLR0917 (typer reads the options from the parame
     if prune is None:
         pruning = {"--importance": importance, "--multiple": multiple}
         options.refuse(pruning, "is for pruning", "add --prune RATIO")
-    if low_rank is None and energy is None and rank is None:
+    factors = any(amount is not None for amount in (low_rank, energy, rank))
+    if not factors:
         options.refuse({"--low-rank-scheme": low_rank_scheme}, "is for low rank", "add --low-rank KEEP")
     if not int8:
         options.refuse({"--calibration": calibration}, "is for int8", "add --int8")
@@ -89,7 +90,7 @@ def compress(  # noqa: PLR0913, PLR0917 (typer reads the options from the parame
     from hetrl.compress.recipe import Recipe
 
     by_rank = None
-    if not low_rank is energy is rank is None:
+    if factors:
         scheme = _one_of(Scheme, low_rank_scheme or "narrow", "low-rank scheme")
         by_rank = LowRank(keep=low_rank, energy=energy, rank=rank, scheme=scheme)
     recipe = Recipe(

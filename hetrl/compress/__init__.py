@@ -1,1 +1,1 @@
-"""Smaller versions of a model: what compression makes of its shapes."""
+"""Smaller versions of a model: fewer channels, layers of low rank, narrower numbers; on shapes and on weights."""

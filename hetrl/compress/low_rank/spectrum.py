@@ -78,7 +78,13 @@ class Product:
         singular = np.sqrt(self.spectrum.energies[:rank])
         scale = np.sqrt(np.maximum(singular, _SMALLEST * singular.max(initial=0)))
         scale = np.where(scale > 0, scale, 1.0)
-        whole = np.asarray(self.matrix, np.float64)
         if self.of_columns:
-            return (whole @ basis) / scale, scale[:, None] * basis.T
-        return basis * scale, (basis.T @ whole) / scale[:, None]
+            return _projected(basis, self.matrix.T).T / scale, scale[:, None] * basis.T
+        return basis * scale, _projected(basis, self.matrix) / scale[:, None]
+
+
+def _projected(basis: Floats, matrix: NDArray[np.generic]) -> Floats:
+    """The transposed basis times the matrix; its float64 copy, which may be huge, is never whole."""
+    starts = range(0, matrix.shape[1], _CHUNK)
+    parts = [basis.T @ np.asarray(matrix[:, start : start + _CHUNK], np.float64) for start in starts]
+    return np.concatenate(parts, axis=1)
