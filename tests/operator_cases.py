@@ -289,6 +289,7 @@ def indexing() -> list[Case]:
         c("Slice", X, opset=9, starts=[1], ends=[-1], axes=[2]),
         c("Gather", X, ints(2, -1), axis=1),
         c("Gather", X, np.int64(1), note="scalar", axis=2),
+        c("Gather", ints(3, 4), np.int64(-1), note="number"),
         c("Gather", X, np.array([[0, 1], [1, 0]]), note="matrix"),
         c("GatherElements", normal(3, 4), np.array([[0, -1], [2, 1]]), axis=1),
         c("GatherND", normal(3, 4, 2), np.array([[0, 1], [2, 3]])),
