@@ -263,6 +263,7 @@ def shapes() -> list[Case]:
         c("Shape", X, note="part", start=1, end=-1),
         c("Size", X),
         c("Constant", note="tensor", value=normal(2, 3)),
+        c("Constant", note="double", value=np.array([1 / 3])),
         c("Constant", note="float", value_float=0.5),
         c("Constant", note="ints", value_ints=[1, 2]),
         c("ConstantOfShape", ints(2, 3)),
