@@ -11,12 +11,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hetrl.api import calibrate, compare, load_model, measure, profile, search, sweep, tune
+    from hetrl.api import calibrate, compare, load_model, measure, profile, score, search, sweep, tune
     from hetrl.device_bridge.registry import open_device
     from hetrl.errors import HetrlError
     from hetrl.objective import Objective
     from hetrl.plan import Plan, load_plan
     from hetrl.results import Comparison, Pair, Result, Row, Sweep
+    from hetrl.scoring.results import Scores
 
 __version__ = "0.1.0"
 
@@ -28,6 +29,7 @@ _HOME = {
     "Plan": "hetrl.plan",
     "Result": "hetrl.results",
     "Row": "hetrl.results",
+    "Scores": "hetrl.scoring.results",
     "Sweep": "hetrl.results",
     "calibrate": "hetrl.api",
     "compare": "hetrl.api",
@@ -36,6 +38,7 @@ _HOME = {
     "measure": "hetrl.api",
     "open_device": "hetrl.device_bridge.registry",
     "profile": "hetrl.api",
+    "score": "hetrl.api",
     "search": "hetrl.api",
     "sweep": "hetrl.api",
     "tune": "hetrl.api",
@@ -49,6 +52,7 @@ __all__ = [
     "Plan",
     "Result",
     "Row",
+    "Scores",
     "Sweep",
     "calibrate",
     "compare",
@@ -57,6 +61,7 @@ __all__ = [
     "measure",
     "open_device",
     "profile",
+    "score",
     "search",
     "sweep",
     "tune",

@@ -13,6 +13,7 @@ from hetrl.errors import UsageError
 
 if TYPE_CHECKING:
     from hetrl.objective import Objective
+    from hetrl.scoring.pictures import Normalization
 
 MAX_BUDGET = 10_000_000  # evaluations; far more than a year of measuring on a phone
 MAX_SEED = 2**32 - 1  # what numpy's and torch's generators take
@@ -68,6 +69,29 @@ SeededWeights = Annotated[
 Record = Annotated[
     Path | None,
     typer.Option("--record", metavar="FILE", help="Add everything that is measured to this file, for replay:FILE."),
+]
+EvalData = Annotated[
+    Path | None,
+    typer.Option(
+        "--eval-data",
+        metavar="FILE|DIR",
+        help="An npz file of `inputs` and `labels` (or `targets`), or a folder of pictures, one subfolder per class.",
+    ),
+]
+Metric = Annotated[
+    str,
+    typer.Option(
+        "--metric",
+        metavar="NAME",
+        help="top1, top5, mse, psnr, cosine, or module:function, called with outputs and labels.",
+    ),
+]
+ImageMean = Annotated[
+    str | None,
+    typer.Option("--image-mean", metavar="R,G,B", help="Subtracted from pictures of 0 to 1 (ImageNet's)."),
+]
+ImageStd = Annotated[
+    str | None, typer.Option("--image-std", metavar="R,G,B", help="What they are then divided by (ImageNet's).")
 ]
 InputShapes = Annotated[
     list[str] | None,
@@ -125,6 +149,28 @@ def input_shapes(texts: Sequence[str] | None) -> dict[str, tuple[int, ...]] | No
             raise UsageError(f"--input-shape gives {name!r} twice", "give it once")
         shapes[name] = shape
     return shapes or None
+
+
+def normalization(mean: str | None, std: str | None) -> Normalization | None:
+    """Read `--image-mean` and `--image-std`; None where neither is given.
+
+    :raises UsageError: no three numbers, or a deviation that is not above 0.
+    """
+    if mean is None and std is None:
+        return None
+    from hetrl.scoring.pictures import IMAGENET_MEAN, IMAGENET_STD, Normalization
+
+    return Normalization(
+        IMAGENET_MEAN if mean is None else _numbers("--image-mean", mean),
+        IMAGENET_STD if std is None else _numbers("--image-std", std),
+    )
+
+
+def _numbers(option: str, text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(word) for word in text.split(","))
+    except ValueError:
+        raise UsageError(f"{option} {text!r} is no list of numbers", "write it like 0.485,0.456,0.406") from None
 
 
 def check_condition(text: str | None) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from hetrl.errors import ModelError
 from hetrl.graph.operator import Operand
@@ -37,6 +37,10 @@ class Constants:
         :raises ModelError: it cannot be computed.
         """
         if name in self.initializers:
+            if self.initializers[name].data_location == TensorProto.EXTERNAL:
+                raise ModelError(
+                    f"the weights {name!r} are not in the model", "draw missing ones with --seeded-weights SEED"
+                )
             return np.asarray(numpy_helper.to_array(self.initializers[name]))
         if name not in self._computed:
             self._compute(name)
@@ -62,9 +66,24 @@ class Constants:
         if node.op_type in ("Shape", "Size") and node.input[0] in self._shapes:
             operand = Operand(node.input[0], self._shapes[node.input[0]], "float32", False, 0)
             results = [shape_values(node, operand)]
+        elif node.op_type == "DequantizeLinear":  # the reference implementation has its latest versions only
+            results = [self._dequantized(node)]
         else:
             results = self._run(node)
         self._computed |= {output: array for output, array in zip(node.output, results, strict=False) if output}
+
+    def _dequantized(self, node: onnx.NodeProto) -> Array:
+        values = [self.value(name) for name in node.input if name]
+        axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
+        narrow, scale = values[0].astype(np.float32), values[1]
+        factors = [values[1], *values[2:]]
+        if scale.size > 1 and scale.ndim == 1:
+            axis %= narrow.ndim
+            factors = [f.reshape(-1, *(1,) * (narrow.ndim - axis - 1)) for f in factors]
+        elif scale.size > 1:  # one for each block
+            factors = [f.repeat(narrow.shape[axis] // scale.shape[axis], axis) for f in factors]
+        zero = factors[1].astype(np.float32) if len(factors) > 1 else np.float32(0)
+        return np.asarray((narrow - zero) * factors[0])
 
     def _run(self, node: onnx.NodeProto) -> list[Array]:
         inputs = {name: self.value(name) for name in node.input if name}

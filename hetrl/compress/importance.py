@@ -93,7 +93,8 @@ def _l1(array: Array, axis: int) -> Scores:
 
 def _l2(array: Array, axis: int) -> Scores:
     others = tuple(a for a in range(array.ndim) if a != axis)
-    return np.asarray(np.sqrt(np.square(array.astype(np.float64)).mean(others)))
+    squares = np.square(array, dtype=np.float32)
+    return np.asarray(np.sqrt(squares.mean(others, dtype=np.float64)))
 
 
 def _activations(

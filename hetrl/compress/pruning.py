@@ -13,10 +13,13 @@ import msgspec
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import inliner
 
+from hetrl.compress.bounds import holds_indices
 from hetrl.compress.channels import Ratio, kept_channels, pruned
 from hetrl.compress.constants import Array
 from hetrl.compress.importance import Importance, Scores, scores
+from hetrl.compress.open_sizes import closed_unless_open
 from hetrl.compress.surgery import places, without
 from hetrl.errors import ModelError
 from hetrl.graph import OperatorGraph
@@ -93,7 +96,11 @@ def prune(
 ) -> Pruned:
     """Take the least important channels out of a model. Equal ones go from the last to the first.
 
-    Nodes keep their names and outputs; inputs and outputs of the model keep their shapes.
+    What a channel adds to the sums that it is part of goes with it: nothing, if its weights are zeros, unless it passes
+    a function that makes something of zero (a sigmoid that gates nothing, say).
+
+    Nodes keep their names and outputs; inputs and outputs of the model keep their shapes. Sizes that the model leaves
+    open stay so where what it computes from them need not be fixed.
 
     :param model: complete (see `hetrl.compress.weights`); not changed.
     :param ratio: share of channels that goes, 0 to below 1: of every group, or one per group (`by_stage`, `by_name`).
@@ -101,8 +108,10 @@ def prune(
     :param inputs: batches by input name, for `Importance.ACTIVATION`.
     :param input_shapes: sizes that the model leaves open.
     :raises UsageError: a ratio or multiple out of range, or inputs missing.
-    :raises ModelError: no valid model.
+    :raises ModelError: no valid model, or its weights are missing.
     """
+    if model.functions:
+        model = inliner.inline_local_functions(model)
     graph = graph_from_model(model, name=model.graph.name, input_shapes=input_shapes)
     planned = pruned(graph, ratio, multiple)
     kept = kept_channels(graph, ratio, multiple)
@@ -112,6 +121,7 @@ def prune(
     stays = _stays(graph, kept, scores(model, graph, importance, inputs))
     result = without(model, graph, stays)
     _verify(result, planned, input_shapes)
+    result = closed_unless_open(model, result, input_shapes or {})
     return Pruned(result, planned, report, _removed(graph, stays))
 
 
@@ -140,8 +150,10 @@ def _removed(graph: OperatorGraph, stays: NDArray[np.bool_]) -> tuple[Removed, .
     for step in graph.channels.traced:
         for position, axes in step.operands.items():
             operand = step.operator.operands[position]
+            if operand is None or not operand.constant or holds_indices(step.operator, position):
+                continue
             for number, axis in enumerate(axes):
-                if axis is None or operand is None or not operand.constant:
+                if axis is None:
                     continue
                 gone = np.flatnonzero(~places(axis, stays))
                 if gone.size:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import onnx
 
-from hetrl.compress.weights import save_model
+from hetrl.compress.weights import LARGEST_INLINE_BYTES, save_model
 from hetrl.errors import MissingExtra, ModelError
 from hetrl.graph.single import Array
 
@@ -43,10 +43,14 @@ def run_all(model: onnx.ModelProto, samples: Iterable[Mapping[str, Array]]) -> l
     options = ort.SessionOptions()
     options.log_severity_level = 4  # its errors are raised as well
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        save_model(model, path)
+        loaded: bytes | str
+        if sum(len(tensor.raw_data) for tensor in model.graph.initializer) > LARGEST_INLINE_BYTES:
+            loaded = str(Path(folder) / "model.onnx")
+            save_model(model, Path(loaded))
+        else:
+            loaded = model.SerializeToString()
         try:
-            session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            session = ort.InferenceSession(loaded, options, providers=["CPUExecutionProvider"])
             names = [output.name for output in session.get_outputs()]
             return [dict(zip(names, session.run(None, dict(sample)), strict=True)) for sample in samples]
         except Exception as error:  # its exceptions have no common base

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from hetrl.errors import UnknownName, UsageError
 from hetrl.graph import OperatorGraph
-from hetrl.graph.channels import Channels
 
 MOST_STAGES = 6
 
@@ -34,7 +34,7 @@ def stages(graph: OperatorGraph) -> tuple[Stage, ...]:
     """
     channels = graph.channels
     found: dict[int, list[int]] = {}
-    for index, resolution in _resolutions(channels).items():
+    for index, resolution in _resolutions(graph).items():
         found.setdefault(resolution, []).append(index)
     parts = [(resolution, found[resolution]) for resolution in sorted(found, reverse=True)]
     while len(parts) > MOST_STAGES:
@@ -44,16 +44,21 @@ def stages(graph: OperatorGraph) -> tuple[Stage, ...]:
     return tuple(Stage(f"s{i}", resolution, tuple(groups)) for i, (resolution, groups) in enumerate(parts))
 
 
-def _resolutions(channels: Channels) -> dict[int, int]:
+def _resolutions(graph: OperatorGraph) -> dict[int, int]:
     """Of each prunable group."""
-    last = max((i for i, group in enumerate(channels.groups) if group.resolution > 1), default=-1)
+    maps = [index for index, node in enumerate(graph.nodes) if _is_map(graph.tensor_by_name[node.outputs[0]].shape)]
+    last = max(maps, default=-1)
     current, found = 1, {}
-    for index, group in enumerate(channels.groups):
-        inside = group.resolution == 1 and index < last
+    for index, group in enumerate(graph.channels.groups):
+        inside = group.resolution == 1 and graph.node_index[group.makers[0]] < last
         current = current if inside else group.resolution
         if group.reason is None:
             found[index] = current
     return found
+
+
+def _is_map(shape: tuple[int, ...]) -> bool:
+    return math.prod(shape[2:]) > 1
 
 
 def by_stage(graph: OperatorGraph, ratios: Sequence[float]) -> tuple[float, ...]:

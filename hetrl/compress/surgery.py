@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+import msgspec
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from onnx import numpy_helper
 
 from hetrl.compress import bounds
 from hetrl.compress.constants import Array, Constants
+from hetrl.compress.open_sizes import open_sizes
 from hetrl.graph import OperatorGraph
 from hetrl.graph.channels import Axes, ChannelAxis, Traced
 from hetrl.graph.declared import dtype_code
@@ -47,6 +49,7 @@ class _Surgery:
         self._added: dict[str, onnx.TensorProto] = {}
         self._before: dict[str, list[onnx.NodeProto]] = {}  # new nodes by the output in front of whose node they go
         self._variants: dict[tuple[str, bytes], str] = {}
+        self._open = bool(open_sizes(model))
         self._changed: set[str] = set()  # activations of another shape
 
     def run(self) -> onnx.ModelProto:
@@ -75,7 +78,16 @@ class _Surgery:
                 attribute.i = int(places(step.counts[attribute.name], self._stays).sum())
         if any(self._loses(axis) for found in (*step.operands.values(), *step.results) for axis in found):
             for stated in bounds.stated(step, self._stays, self._version()):
-                self._state(node, stated)
+                self._state(node, self._opened(step, stated))
+
+    def _opened(self, step: Traced, stated: bounds.Stated) -> bounds.Stated:
+        """A shape that was computed from that of an input of open batch stays open in its first axis."""
+        shape = step.operator.operand(1)
+        maker = self._constants.producers.get(shape.name) if shape is not None else None
+        computed = maker is not None and maker.op_type != "Constant"
+        if not (self._open and computed and step.operator.op_type == "Reshape") or -1 in stated.values:
+            return stated
+        return msgspec.structs.replace(stated, values=(-1, *stated.values[1:]))
 
     def _state(self, node: onnx.NodeProto, stated: bounds.Stated) -> None:
         """Write integers where the operator reads them."""
@@ -170,10 +182,8 @@ class _Surgery:
         graph.node.extend(self._alive(nodes))
         needed = set(_read(graph.node)) | {output.name for output in old.output}
         for tensor in old.initializer:
-            if tensor.name in self._added:
-                continue
             if tensor.name in needed:
-                graph.initializer.add().CopyFrom(tensor)
+                graph.initializer.add().CopyFrom(self._added.pop(tensor.name, tensor))
         graph.initializer.extend(tensor for name, tensor in self._added.items() if name in needed)
         graph.sparse_initializer.extend(old.sparse_initializer)
         names = set(self._constants.initializers)

@@ -24,6 +24,7 @@ from hetrl.graph.single import Array, Opsets, plain_domain, run_reference, shape
 from hetrl.graph.wiring import captured, label, ordered_nodes
 
 _CONTROL_FLOW = frozenset({"If", "Loop", "Scan", "SequenceMap"})
+_WIDENERS = frozenset({"Cast", "DequantizeLinear"})
 _RANDOM = frozenset("RandomNormal RandomUniform RandomNormalLike RandomUniformLike Bernoulli Multinomial".split())
 
 
@@ -190,14 +191,17 @@ class _Walk:
 
     def _fold(self, node: onnx.NodeProto, operands: list[Operand]) -> None:
         """Make the results of a node constants: with values where they are small, else with their shapes alone."""
-        widens = node.op_type == "DequantizeLinear"  # stays as small as it is stored
+        widens = node.op_type == "DequantizeLinear"  # its result may be too large to look at
         values = [] if widens else self.opsets.evaluate(node, operands, self.values)
         if values:
             self._set_values(node, values)
-            return
-        for result in self._infer(node, operands):
-            size = operands[0].stored_bytes if widens else result.bytes
-            self.known[result.name] = msgspec.structs.replace(result, constant=True, stored_bytes=size)
+        else:
+            for result in self._infer(node, operands):
+                self.known[result.name] = msgspec.structs.replace(result, constant=True, stored_bytes=result.bytes)
+        if node.op_type in _WIDENERS:  # stays as small as it is stored
+            name, stored = node.output[0], operands[0].stored_bytes
+            size = min(stored, self.known[name].stored_bytes)
+            self.known[name] = msgspec.structs.replace(self.known[name], stored_bytes=size)
 
     def _infer(self, node: onnx.NodeProto, operands: list[Operand]) -> tuple[Operand, ...]:
         try:

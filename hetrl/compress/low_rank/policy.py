@@ -48,7 +48,8 @@ class LowRank(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if sum(amount is not None for amount in (self.keep, self.energy, self.rank)) != 1:
             raise UsageError(
-                "low rank is by the share of weights kept, or by energy, or by rank", "give one of --low-rank, --energy"
+                "low rank goes by the share of weights, or by energy, or by rank",
+                "give one of --low-rank, --energy, --rank",
             )
         if self.keep is not None and not 0 < self.keep < 1:
             raise UsageError(f"keeping {self.keep:g} of a layer's weights makes no sense", "0 < keep < 1")

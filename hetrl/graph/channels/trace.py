@@ -69,7 +69,8 @@ class _Grouping:
         self._number, count = group_of, int(group_of.max(initial=-1)) + 1
         sizes = np.bincount(group_of[np.unique(root[group_of >= 0])], minlength=count)
         self._sizes = sizes.tolist()
-        first = [int(np.flatnonzero(group_of == group)[0]) for group in range(count)]
+        first = np.unique(group_of[group_of >= 0], return_index=True)[1]
+        first = np.flatnonzero(group_of >= 0)[first].tolist()
         self._open = np.array([*(free[first] & (sizes > 1)), False])  # the last one is that of no group, -1
         groups = self._described(first)
         traced = tuple(self._traced(op, read) for op, read in zip(self._operators, self._reads, strict=True))

@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from hetrl.graph.channels.atoms import Atoms, Axis, Labels, Layout
+from hetrl.graph.model import OpKind
 from hetrl.graph.operator import Operand, Operator
+
+_PRODUCTS = frozenset({OpKind.CONV, OpKind.CONV_TRANSPOSE, OpKind.GEMM})
 
 
 class Role(StrEnum):
@@ -66,10 +69,6 @@ class Tracer:
                     self.lock(axis, operator, "is not understood")
             results = [(None,) * len(result.shape) for result in operator.results]
             self.reads[-1] = Read()
-        for position, operand in enumerate(operator.operands):
-            if operand is not None and operand.constant and position not in self.reads[-1].operands:
-                if not _is_vector(operand):  # may be shared with operators that would have less of it
-                    self.keep(self._leaf(operand), operator, "reads all of it")
         for result, layout in zip(operator.results, results, strict=True):
             self._layouts[result.name] = layout
         self.reads[-1].results = tuple(results)
@@ -85,7 +84,7 @@ class Tracer:
         if position not in read:
             operand = operator.operands[position]
             assert operand is not None
-            read[position] = self._leaf(operand) if operand.constant else self._activation(operand)
+            read[position] = self._leaf(operator, operand) if operand.constant else self._activation(operand)
         return read[position]
 
     def give(self, position: int, layout: Layout) -> None:
@@ -136,9 +135,9 @@ class Tracer:
     def _activation(self, operand: Operand) -> Layout:
         return self._layouts.get(operand.name, (None,) * len(operand.shape))
 
-    def _leaf(self, operand: Operand) -> Layout:
-        """Vectors are anew for each reader (they can be copied), larger constants are shared by their readers."""
-        if _is_vector(operand):
+    def _leaf(self, operator: Operator, operand: Operand) -> Layout:
+        """Weights of products are shared by their readers; of all else each reader may have its own copy."""
+        if operator.kind not in _PRODUCTS or sum(size > 1 for size in operand.shape) <= 1:
             return self._fresh(operand)
         if operand.name not in self._leaves:
             self._leaves[operand.name] = self._fresh(operand)
@@ -146,10 +145,6 @@ class Tracer:
 
     def _fresh(self, operand: Operand) -> Layout:
         return tuple(self.atoms.fresh(size) if size > 1 else None for size in operand.shape)
-
-
-def _is_vector(operand: Operand) -> bool:
-    return sum(size > 1 for size in operand.shape) <= 1
 
 
 def described(operator: Operator) -> str:

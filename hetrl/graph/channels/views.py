@@ -69,10 +69,9 @@ def _parted(t: Tracer, op: Operator, labels: Labels, around: tuple[int, int], si
     behind = trail if sizes[-1] % trail == 0 else 1  # need not be written out: it stays part of the last axis
     shape = [*sizes[:-1], sizes[-1] // behind]
     grid = np.tile(np.repeat(labels, trail // behind), lead).reshape(shape)
-    options = sorted(
-        (axis for axis, size in enumerate(shape) if size > 1),
-        key=lambda axis: (not _constant_along_others(grid, axis), -shape[axis], -axis),
-    )
+    axes = [axis for axis, size in enumerate(shape) if size > 1]
+    free = [axis for axis in axes if _constant_along_others(grid, axis)]
+    options = free[:1] or sorted(axes, key=lambda axis: (-shape[axis], -axis))
     axis = options[t.choose(op, len(options))] if len(options) > 1 else options[0]
     along = np.moveaxis(grid, axis, -1).reshape(-1, shape[axis])
     t.link(along[:1], along, op, _MIXES)

@@ -1,0 +1,174 @@
+"""`hetrl compress`."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from hetrl.cli import options, output
+from hetrl.errors import UnknownName, UsageError
+
+if TYPE_CHECKING:
+    from hetrl.compress.recipe import Precision
+    from hetrl.compressing import CompressionResult
+
+SHOWN = 6  # reasons
+_Name = TypeVar("_Name", bound=StrEnum)
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+
+@app.command()
+def compress(  # noqa: PLR0913, PLR0917 (typer reads the options from the parameters)
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A built-in model's name or an ONNX file.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The smaller model; what is there is replaced.")],
+    prune: Annotated[
+        float | None, typer.Option("--prune", metavar="RATIO", help="Share of the channels to take away.")
+    ] = None,
+    importance: Annotated[
+        str | None,
+        typer.Option("--importance", metavar="NAME", help="What channels are judged by (l1): l1, l2, bn, activation."),
+    ] = None,
+    multiple: Annotated[
+        int | None, typer.Option("--multiple", metavar="N", help="Channels stay in multiples of it (4): 4, 8, 16.")
+    ] = None,
+    low_rank: Annotated[
+        float | None,
+        typer.Option("--low-rank", metavar="KEEP", help="Factor layers to this share of their weights."),
+    ] = None,
+    energy: Annotated[
+        float | None,
+        typer.Option("--energy", metavar="KEEP", help="Factor layers, keeping this share of their squared weights."),
+    ] = None,
+    rank: Annotated[int | None, typer.Option("--rank", metavar="N", help="Factor layers to this rank.")] = None,
+    low_rank_scheme: Annotated[
+        str | None,
+        typer.Option("--low-rank-scheme", metavar="NAME", help="For windows (narrow): narrow, tucker, spatial."),
+    ] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="int8 weights and activations.")] = False,
+    fp16: Annotated[bool, typer.Option("--fp16", help="float16 weights and activations.")] = False,
+    bf16: Annotated[bool, typer.Option("--bf16", help="bfloat16 weights, computed in float32.")] = False,
+    calibration: Annotated[
+        str | None,
+        typer.Option("--calibration", metavar="NAME", help="Ranges of int8 (minmax): minmax, entropy, percentile."),
+    ] = None,
+    calibration_data: Annotated[
+        Path | None,
+        typer.Option("--calibration-data", metavar="FILE", help="Inputs as .npz (seeded random ones)."),
+    ] = None,
+    input_shape: options.InputShapes = None,
+    seeded_weights: options.SeededWeights = None,
+    seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of random inputs.")] = 0,
+    json: options.Json = False,
+) -> None:
+    """Make a smaller model: fewer channels, layers of low rank, narrower numbers; in that order.
+
+    The result is a valid ONNX file. How far its outputs are from the original's is measured where ONNX Runtime is
+    installed; accuracy is another matter, and after pruning or low rank it wants training.
+    """
+    options.check_numbers(None, seed)
+    shapes = options.input_shapes(input_shape)
+    if prune is None:
+        pruning = {"--importance": importance, "--multiple": multiple}
+        options.refuse(pruning, "is for pruning", "add --prune RATIO")
+    if low_rank is None and energy is None and rank is None:
+        options.refuse({"--low-rank-scheme": low_rank_scheme}, "is for low rank", "add --low-rank KEEP")
+    if not int8:
+        options.refuse({"--calibration": calibration}, "is for int8", "add --int8")
+
+    from hetrl.api import compress as run
+    from hetrl.compress.importance import Importance
+    from hetrl.compress.low_rank import LowRank, Scheme
+    from hetrl.compress.quantize import Calibration
+    from hetrl.compress.recipe import Recipe
+
+    by_rank = None
+    if not low_rank is energy is rank is None:
+        scheme = _one_of(Scheme, low_rank_scheme or "narrow", "low-rank scheme")
+        by_rank = LowRank(keep=low_rank, energy=energy, rank=rank, scheme=scheme)
+    recipe = Recipe(
+        prune=prune or 0.0,
+        importance=_one_of(Importance, "batch_norm" if importance == "bn" else importance or "l1", "importance"),
+        multiple=4 if multiple is None else multiple,
+        low_rank=by_rank,
+        precision=_precision({"int8": int8, "fp16": fp16, "bf16": bf16}),
+        calibration=_one_of(Calibration, calibration or "minmax", "calibration"),
+        seed=seed,
+    )
+    found = run(
+        model,
+        out,
+        recipe,
+        calibration_data=calibration_data,
+        input_shapes=shapes,
+        seeded_weights=seeded_weights,
+    )
+    if json:
+        output.print_json(found)
+        return
+    show(found)
+
+
+def _one_of(names: type[_Name], name: str, kind: str) -> _Name:
+    try:
+        return names(name)
+    except ValueError:
+        raise UnknownName(kind, name, [known.value for known in names], "hetrl compress --help") from None
+
+
+def _precision(asked: Mapping[str, bool]) -> Precision:
+    from hetrl.compress.recipe import Precision
+
+    names = [name for name, wanted in asked.items() if wanted]
+    if len(names) > 1:
+        raise UsageError(
+            f"a model is of one type, not of {' and '.join(names)}", f"give one of --{' and --'.join(names)}"
+        )
+    return Precision(names[0]) if names else Precision.NONE
+
+
+def show(found: CompressionResult) -> None:
+    """What changed, what stayed and why, and the next command."""
+    from hetrl.report.tables import grid, number
+
+    table = grid("", ">before", ">after", ">left")
+    for name, change, unit in (
+        ("parameters", found.parameters, 1e6),
+        ("GMACs", found.gmacs, 1),
+        ("size in MB", found.size_mb, 1),
+    ):
+        share = f"{100 * change.after / change.before:.1f} %" if change.before else ""
+        text = [f"{number(value / unit)}{' M' if unit > 1 else ''}" for value in (change.before, change.after)]
+        table.add_row(name, *text, share)
+    output.show(table, "", *_lines(found))
+
+
+def _lines(found: CompressionResult) -> list[str]:
+    lines = []
+    if found.recipe.prune:
+        lines.append(f"pruned     {found.groups_pruned} groups of channels")
+    if found.recipe.low_rank is not None:
+        lines.append(f"factored   {found.layers_factored} layers")
+    numbers = found.numbers
+    if numbers.stored != "float32":
+        computed = "" if numbers.computed == numbers.stored else f", computed in {numbers.computed}"
+        lines.append(f"numbers    {numbers.stored}{computed}")
+    if found.calibration is not None:
+        lines.append(f"calibrated with {found.calibration.samples} samples: {found.calibration.source}")
+    if found.output_error is None:
+        lines.append("output error unknown: ONNX Runtime is not there, or does not run the original")
+    else:
+        lines.append(f"output error {found.output_error:.3g} of the largest value, on seeded inputs ({found.evidence})")
+    reasons = Counter((kept.step, kept.reason) for kept in found.kept_whole)
+    for (step, reason), count in reasons.most_common(SHOWN):
+        first = next(kept.name for kept in found.kept_whole if (kept.step, kept.reason) == (step, reason))
+        lines.append(f"kept whole {first}{f' and {count - 1} more' if count > 1 else ''} ({step}): {reason}")
+    if len(reasons) > SHOWN:
+        lines.append(f"kept whole, for {len(reasons) - SHOWN} further reasons: --json lists them")
+    return [*lines, f"wrote      {found.out}", f"next       hetrl compare --device d1 --model {shlex.quote(found.out)}"]
