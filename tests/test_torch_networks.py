@@ -88,6 +88,16 @@ def test_what_the_default_exporter_of_torch_writes(tmp_path: Path) -> None:
     assert predictor(network.model, network.module, [torch.tensor(pictures(4))], 4).batched
 
 
+@pytest.mark.parametrize("name", ["googlenet", "vit", "shufflenet", "unet", "sequence", "swin"])
+def test_an_open_batch_with_computed_shapes(tmp_path: Path, name: str) -> None:
+    model, x = exported(name, tmp_path, opset=16, batch="n"), pictures(5)
+    network = read_network(model)
+    predict = predictor(network.model, network.module, [torch.tensor(x)], 4)
+    assert predict.batched and not predict.exact
+    got = dict(zip(network.module.output_names, predict([torch.tensor(x)]), strict=True))
+    assert largest_error({n: value.numpy() for n, value in got.items()}, runtime(model, {"data": x})) < 1e-4
+
+
 def test_a_graph_for_four_takes_four_at_once(tmp_path: Path) -> None:
     model = exported("densenet", tmp_path, batch=4)
     network = read_network(model)

@@ -151,10 +151,11 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 
 
 def exported(
-    name: str, folder: Path, *, opset: int = 17, folded: bool = False, dynamo: bool = False, batch: int = 1
+    name: str, folder: Path, *, opset: int = 17, folded: bool = False, dynamo: bool = False, batch: int | str = 1
 ) -> onnx.ModelProto:
     """One of `NETWORKS` with seeded weights and random running statistics, its input called `data`.
 
+    :param batch: samples at once, or a name for any number of them.
     :param folded: whether BatchNormalization is folded into convolutions.
     """
     torch.manual_seed(0)
@@ -172,13 +173,14 @@ def exported(
         warnings.simplefilter("ignore")
         torch.onnx.export(
             module.eval(),
-            (torch.randn(batch, 3, 32, 32),),
+            (torch.randn(batch if isinstance(batch, int) else 2, 3, 32, 32),),
             path,
             input_names=["data"],
             opset_version=opset,
             external_data=False,
             verbose=False,
             dynamo=dynamo,
+            dynamic_axes={"data": {0: batch}} if isinstance(batch, str) else None,
             **({} if dynamo else {"training": mode}),
         )
     return onnx.load(path)

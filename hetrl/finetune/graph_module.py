@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
-import numpy as np
 import onnx
 import torch
 from onnx import numpy_helper
@@ -14,7 +13,7 @@ from hetrl.errors import ModelError
 from hetrl.finetune.batching import SampleShapes
 from hetrl.finetune.node import Array, Branch, Call, Node, Result
 from hetrl.finetune.operators.registry import OPERATORS
-from hetrl.finetune.operators.shapes import single
+from hetrl.finetune.operators.shapes import single, tensor
 from hetrl.graph.single import plain_domain
 from hetrl.graph.wiring import constant_names, ordered_nodes
 
@@ -45,13 +44,13 @@ class GraphModule(nn.Module):
         self.input_names = tuple(i.name for i in graph.input if i.name not in constants)
         self.output_names = tuple(o.name for o in graph.output)
         self.batch_statistics = True
-        for tensor in graph.initializer:
-            value = single(_tensor(numpy_helper.to_array(tensor)))
+        for stored in graph.initializer:
+            value = tensor(numpy_helper.to_array(stored))
             # Names of initializers have dots, which `register_parameter` takes for paths of submodules.
-            if tensor.name in trainable:
-                self._parameters[tensor.name] = nn.Parameter(value)
+            if stored.name in trainable:
+                self._parameters[stored.name] = nn.Parameter(value)
             else:
-                self._buffers[tensor.name] = value
+                self._buffers[stored.name] = value
         self._folded: dict[str, Tensor] = {}
         self._fold(set(self._buffers) - set(statistics))
         self._left = tuple(node for node in self._nodes if not all(o in self._folded for o in node.outputs if o))
@@ -118,16 +117,11 @@ class GraphModule(nn.Module):
     def _taken(self, branch: Branch, call: Call, values: dict[str, Tensor]) -> tuple[Tensor, ...]:
         """The results of a branch, which sees the tensors around it."""
         inner = dict(values)
-        inner.update({name: single(_tensor(value)) for name, value in branch.constants.items()})
+        inner.update({name: tensor(value) for name, value in branch.constants.items()})
         for node in branch.nodes:
             inside = Call(node, self._operands(node, inner), call.training, call.batch_statistics)
             inner.update(_named(node, self._compute(inside, inner)))
         return tuple(self._value(name, inner) for name in branch.outputs)
-
-
-def _tensor(array: Array) -> Tensor:
-    known = array.dtype.kind in "fiub" and array.dtype.itemsize <= 8
-    return torch.tensor(array if known else array.astype(np.float32))  # bfloat16 is none of numpy's own types
 
 
 def _named(node: Node, result: Result) -> Iterator[tuple[str, Tensor]]:

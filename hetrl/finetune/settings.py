@@ -14,6 +14,7 @@ WITHOUT_NORMS = 3e-4  # nothing keeps activations in range where BatchNormalizat
 SGD_FACTOR = 10.0  # plain gradients need larger steps than Adam's
 MAX_EPOCHS = 10_000
 MAX_BATCH = 4096
+MAX_SEED = 1 << 32
 
 
 class Optimizer(StrEnum):
@@ -64,7 +65,7 @@ class FinetuneSettings(msgspec.Struct, frozen=True, kw_only=True):
         rate = self.learning_rate
         _require(rate is None or 0 < rate <= 10, f"a learning rate of {rate}", "1e-3 is a usual one")
         _require(1 <= self.batch <= MAX_BATCH, f"a batch of {self.batch}", f"give 1 to {MAX_BATCH} samples")
-        _require(self.seed >= 0, f"the seed {self.seed}", "give 0 or more")
+        _require(0 <= self.seed < MAX_SEED, f"the seed {self.seed}", "give 0 to 4294967295")
         _require(0 <= self.distillation <= 1, f"a distillation share of {self.distillation}", "give 0 to 1")
         _require(0 < self.temperature <= 100, f"a temperature of {self.temperature}", "give 1 to 20")
         _require(0 < self.validation_share <= 0.5, f"a validation share of {self.validation_share}", "give up to 0.5")

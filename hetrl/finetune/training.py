@@ -65,13 +65,13 @@ class _Training:
     ) -> None:
         self._network = network
         self._settings = settings
-        self._inputs = tuple(torch.tensor(array) for array in samples.inputs)
-        self._labels = None if samples.labels is None else torch.tensor(samples.labels)
+        self._inputs = tuple(torch.from_numpy(array) for array in samples.inputs)
+        self._labels = None if samples.labels is None else torch.from_numpy(samples.labels)
         self._predict: Predictor = predictor(network.model, network.module, self._inputs, settings.batch)
         self._teacher = None if teacher is None else Teacher(teacher, self._inputs, settings.batch)
         self._criterion = self._checked_criterion(samples.loss)
         training, validation = samples.parts(settings.validation_share, settings.seed)
-        self._training, self._validation = torch.tensor(training), torch.tensor(validation)
+        self._training, self._validation = torch.from_numpy(training), torch.from_numpy(validation)
         if self._predict.exact and len(training) < self._predict.batch:
             raise UsageError(
                 f"{samples.count} samples are too few for a model that takes {self._predict.batch} at once"

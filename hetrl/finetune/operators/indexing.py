@@ -45,7 +45,7 @@ def slice_(call: Call) -> Tensor:
 def gather(call: Call) -> Tensor:
     axis, indices = call.axis(0), _from_front(call.tensor(1), call.x.shape[call.axis(0)])
     picked = call.x.index_select(axis, indices.reshape(-1))
-    return picked.reshape(*call.x.shape[:axis], *indices.shape, *call.x.shape[axis + 1 :])
+    return picked.reshape((*call.x.shape[:axis], *indices.shape, *call.x.shape[axis + 1 :]))
 
 
 def gather_elements(call: Call) -> Tensor:

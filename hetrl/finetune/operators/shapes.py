@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from hetrl.errors import ModelError
-from hetrl.finetune.node import Call, Operators
-
-FIRST_FLATTEN_TO_TWO_AXES = 13
+from hetrl.finetune.node import Array, Call, Operators
 
 
 def reshape(call: Call) -> Tensor:
@@ -81,8 +80,14 @@ def constant(call: Call) -> Tensor:
     if name is None:
         raise call.refuse("a constant of strings or of sparse numbers")
     value = call.node.array(name)
-    # Python numbers: ONNX's are of 32 bits if float, of 64 if integer.
-    return single(torch.tensor(value.astype("float32") if value.dtype.kind in "fV" else value))
+    # Numbers outside a tensor are Python's here, and ONNX's are of 32 bits if float, of 64 if integer.
+    return tensor(value.astype(np.float32) if name.startswith("value_float") else value)
+
+
+def tensor(array: Array) -> Tensor:
+    """A copy as training has it: half types become single precision."""
+    known = array.dtype.kind in "fiub" and array.dtype.itemsize <= 8
+    return single(torch.tensor(array if known else array.astype(np.float32)))  # numpy itself has no bfloat16
 
 
 def single(x: Tensor) -> Tensor:
@@ -91,8 +96,8 @@ def single(x: Tensor) -> Tensor:
 
 
 def constant_of_shape(call: Call) -> Tensor:
-    fill = torch.tensor(call.node.array("value")) if call.node.has("value") else torch.zeros(1)
-    return single(fill).reshape(()).expand(tuple(int(size) for size in call.x.tolist())).clone()
+    fill = tensor(call.node.array("value")) if call.node.has("value") else torch.zeros(1)
+    return fill.reshape(()).expand(tuple(int(size) for size in call.x.tolist())).clone()
 
 
 def range_(call: Call) -> Tensor:
