@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from hetrl.scoring.measured_drops import Evaluation
     from hetrl.scoring.pictures import Normalization
     from hetrl.scoring.results import Scores
+    from hetrl.tuned import Finetuning
 
 DEFAULT_BUDGET = 1000
 REAL_BUDGET = 100  # on a real device, where an evaluation takes a second or more
@@ -376,6 +377,11 @@ def compress(
     calibration_data: str | Path | None = None,
     input_shapes: InputShapes | None = None,
     seeded_weights: int | None = None,
+    finetuning: Finetuning | None = None,
+    eval_data: str | Path | None = None,
+    metric: str = DEFAULT_METRIC,
+    normalization: Normalization | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> CompressionResult:
     """Write a smaller model: channels pruned, layers of low rank, narrower numbers, as the recipe says.
 
@@ -384,13 +390,23 @@ def compress(
     :param calibration_data: `.npz` file with an array of inputs for each input of the model (or `inputs` for the only
         one), whose first axis counts samples; seeded random inputs by default.
     :param seeded_weights: seed of weights that the model lacks.
+    :param finetuning: what the smaller model is trained on before its numbers are narrowed.
+    :param eval_data: what it is scored on, before and after; see `score`, also for `metric` and `normalization`.
+    :param tell: hears of every epoch.
     :raises HetrlError: a mistake in one of the arguments, or a model that cannot be compressed.
     """
     from hetrl.compressing import compress as run
 
-    data = None if calibration_data is None else Path(calibration_data)
     return run(
-        model, Path(out), recipe, calibration_data=data, input_shapes=input_shapes, seeded_weights=seeded_weights
+        model,
+        Path(out),
+        recipe,
+        calibration_data=None if calibration_data is None else Path(calibration_data),
+        input_shapes=input_shapes,
+        seeded_weights=seeded_weights,
+        finetuning=finetuning,
+        evaluation=_evaluation(eval_data, metric, normalization),
+        tell=tell or (lambda sentence: None),
     )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -20,6 +21,15 @@ from hetrl.graph import OperatorGraph
 from hetrl.graph.protofile import external_location
 from hetrl.graph.reader import graph_from_model
 from hetrl.plan import Evidence
+from hetrl.scoring.data import EvalData
+from hetrl.scoring.evaluate import compare
+from hetrl.scoring.interface import interface
+from hetrl.scoring.measured_drops import Evaluation
+from hetrl.scoring.metrics import Metric, find_metric
+from hetrl.scoring.opening import open_data
+from hetrl.scoring.pictures import IMAGENET
+from hetrl.scoring.results import Drop, Score
+from hetrl.tuned import Finetuning, Trainer, Tuned
 from hetrl.zoo import names
 from hetrl.zoo.resolve import is_model_path
 from hetrl.zoo.source import FileSource, ModelSource, open_source
@@ -58,6 +68,8 @@ class CompressionResult(msgspec.Struct, frozen=True, kw_only=True):
     :param output_error: largest difference of outputs over the original's largest value, on seeded inputs; `evidence`
         is the word for it. Both None where ONNX Runtime is not installed or does not run the original.
     :param groups_pruned, layers_factored: how many.
+    :param finetuned: how training went, if it was asked for.
+    :param scores: on evaluation data, if there are any.
     :param kept_whole: what steps left as it was, and why.
     """
 
@@ -74,10 +86,38 @@ class CompressionResult(msgspec.Struct, frozen=True, kw_only=True):
     calibration: Calibrated | None
     groups_pruned: int
     layers_factored: int
+    finetuned: Tuned | None
+    scores: Compared | None
     kept_whole: tuple[Kept, ...]
 
 
-def compress(
+class Compared(msgspec.Struct, frozen=True, kw_only=True):
+    """The metric on the user's data before and after."""
+
+    original: Score
+    compressed: Score
+    drop: Drop
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Data that a model and what is made of it are scored on."""
+
+    model: onnx.ModelProto
+    data: EvalData
+    metric: Metric
+
+    @classmethod
+    def of(cls, asked: Evaluation, model: onnx.ModelProto) -> Scorer:
+        data = open_data(asked.data, interface(model), asked.normalization or IMAGENET)
+        return cls(model, data, find_metric(asked.metric))
+
+    def compared(self, smaller: onnx.ModelProto) -> Compared:
+        after, before, drop = compare(smaller, self.model, self.data, self.metric)
+        return Compared(original=before, compressed=after, drop=drop)
+
+
+def compress(  # noqa: PLR0913 - as public calls
     model: str | Path,
     out: Path,
     recipe: Recipe,
@@ -85,6 +125,9 @@ def compress(
     calibration_data: Path | None = None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
     seeded_weights: int | None = None,
+    finetuning: Finetuning | None = None,
+    evaluation: Evaluation | None = None,
+    tell: Callable[[str], None] = lambda sentence: None,
 ) -> CompressionResult:
     """See `hetrl.api.compress`."""
     shapes = dict(input_shapes) if input_shapes else None
@@ -98,9 +141,12 @@ def compress(
         raise UsageError("nothing is calibrated without int8 or activations", "leave --calibration-data away")
     samples = read_samples(calibration_data, graph) if calibration_data is not None else None
     complete = complete_model(source)
-    done = apply(recipe, complete, samples, input_shapes=shapes)
+    trainer = None if finetuning is None else Trainer(finetuning, complete, tell)
+    scorer = None if evaluation is None else Scorer.of(evaluation, complete)  # says at once what is wrong with the data
+    done = apply(recipe, complete, samples, input_shapes=shapes, train=trainer)
     after = graph_from_model(done.model, name=out.stem, input_shapes=shapes)
     error = _output_error(complete, done.model, graph, recipe.seed)
+    scores = None if scorer is None else scorer.compared(done.model)
     digest = save_model(done.model, out)
     return CompressionResult(
         model=str(model),
@@ -116,6 +162,8 @@ def compress(
         calibration=None if done.samples is None else Calibrated(done.samples.source, len(done.samples.values)),
         groups_pruned=sum(group.share > 0 for group in done.pruning.groups) if done.pruning else 0,
         layers_factored=len(done.low_rank.factored) if done.low_rank else 0,
+        finetuned=None if trainer is None else trainer.report,
+        scores=scores,
         kept_whole=done.kept_whole,
     )
 

@@ -62,6 +62,18 @@ def compress(  # noqa: PLR0913, PLR0917 (typer reads the options from the parame
         Path | None,
         typer.Option("--calibration-data", metavar="FILE", help="Inputs as .npz (seeded random ones)."),
     ] = None,
+    finetune: Annotated[
+        int | None,
+        typer.Option("--finetune", metavar="EPOCHS", help="Train the smaller model, with the original as its teacher."),
+    ] = None,
+    train_data: Annotated[
+        Path | None,
+        typer.Option("--train-data", metavar="FILE|DIR", help="What it is trained on; in the form of --eval-data."),
+    ] = None,
+    eval_data: options.EvalData = None,
+    metric: options.Metric = "top1",
+    image_mean: options.ImageMean = None,
+    image_std: options.ImageStd = None,
     input_shape: options.InputShapes = None,
     seeded_weights: options.SeededWeights = None,
     seed: Annotated[int, typer.Option("--seed", metavar="N", help="Of random inputs.")] = 0,
@@ -82,12 +94,19 @@ def compress(  # noqa: PLR0913, PLR0917 (typer reads the options from the parame
         options.refuse({"--low-rank-scheme": low_rank_scheme}, "is for low rank", "add --low-rank KEEP")
     if not int8:
         options.refuse({"--calibration": calibration}, "is for int8", "add --int8")
+    if finetune is None:
+        options.refuse({"--train-data": train_data}, "is for fine-tuning", "add --finetune EPOCHS")
+    elif prune is None and not factors:
+        raise UsageError("there is nothing to train away", "add --prune RATIO or --low-rank KEEP")
+    pictures = options.normalization(image_mean, image_std)
 
     from hetrl.api import compress as run
+    from hetrl.cli.progress import say
     from hetrl.compress.importance import Importance
     from hetrl.compress.low_rank import LowRank, Scheme
     from hetrl.compress.quantize import Calibration
     from hetrl.compress.recipe import Recipe
+    from hetrl.tuned import finetuning_of
 
     by_rank = None
     if factors:
@@ -109,6 +128,11 @@ def compress(  # noqa: PLR0913, PLR0917 (typer reads the options from the parame
         calibration_data=calibration_data,
         input_shapes=shapes,
         seeded_weights=seeded_weights,
+        finetuning=None if finetune is None else finetuning_of(finetune, train_data, seed, pictures),
+        eval_data=eval_data,
+        metric=metric,
+        normalization=pictures,
+        tell=say,
     )
     if json:
         output.print_json(found)
@@ -162,6 +186,25 @@ def _lines(found: CompressionResult) -> list[str]:
         lines.append(f"numbers    {numbers.stored}{computed}")
     if found.calibration is not None:
         lines.append(f"calibrated with {found.calibration.samples} samples: {found.calibration.source}")
+    if found.finetuned is not None:
+        tuned = found.finetuned
+        right = (
+            ""
+            if tuned.right_after is None
+            else f", {100 * (tuned.right_before or 0.0):.1f} -> {100 * tuned.right_after:.1f} % right"
+        )
+        loss = f"{tuned.loss_before:.3g} -> {tuned.loss_after:.3g}"
+        lines.append(f"trained    epoch {tuned.best} of {tuned.epochs}: validation loss {loss}{right}")
+        lines += [f"note       {note}" for note in tuned.notes]
+    if found.scores is not None:
+        seen = found.scores
+        interval = (
+            "" if seen.drop.interval is None else f" ({seen.drop.interval[0]:.2f} to {seen.drop.interval[1]:.2f})"
+        )
+        lines.append(
+            f"accuracy   {seen.drop.metric} {seen.original.value:.2f} -> {seen.compressed.value:.2f}, a drop of "
+            f"{seen.drop.points:.2f}{interval} points on {seen.drop.count} samples ({seen.drop.evidence.value})"
+        )
     if found.output_error is None:
         lines.append("output error unknown: ONNX Runtime is not there, or does not run the original")
     else:

@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     from hetrl.progress import Progress
 
 
+def say(sentence: str) -> None:
+    """A line on stderr."""
+    print(sentence, file=sys.stderr, flush=True)
+
+
 def progress(quiet: bool) -> Progress:
     """What to hand to `tune`."""
     from hetrl.progress import Silent

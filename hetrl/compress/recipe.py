@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -21,6 +21,7 @@ from hetrl.errors import UsageError
 from hetrl.graph.reader import graph_from_model
 
 LARGEST_MULTIPLE = 1024
+Train = Callable[[onnx.ModelProto], onnx.ModelProto]
 
 
 class Precision(StrEnum):
@@ -106,10 +107,12 @@ def apply(
     samples: Samples | None = None,
     *,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    train: Train | None = None,
 ) -> Compressed:
     """Compress a complete model, which is not changed.
 
     :param samples: to calibrate with; seeded random ones by default.
+    :param train: what moves the weights of the smaller model before its numbers are narrowed.
     :param input_shapes: of inputs whose sizes the model leaves open.
     :raises ModelError: the model trains, is quantized already, or is not valid.
     :raises MissingExtra: what the recipe needs is not installed.
@@ -133,6 +136,8 @@ def apply(
     if recipe.low_rank is not None:
         factored = factor(model, recipe.low_rank, input_shapes=shapes)
         model, low_rank = factored.model, factored.report
+    if train is not None:
+        model = train(model)
     if recipe.precision is Precision.INT8:
         quantized = quantize(model, values, calibration=recipe.calibration)
         model, quantization = quantized.model, quantized.report
