@@ -66,6 +66,7 @@ WITHIN = 0.05
 SEEDS = 10
 BUDGET = 729  # every plan there is
 MOST_SAME = 0.99  # of the recorded plans must have numbers
+TRIES = 4  # while other programs took too much of the machine
 CORE = 0  # that is measured on, where there are several
 IN_TURNS = Sampling(
     max_warmup_s=0.5, max_warmup_runs=4, max_s=0.45, min_repeats=7, max_repeats=25, relative_width=0.01
@@ -147,7 +148,10 @@ def record() -> None:
         done = {record.plan.key for record in read_recording(file)[1][0::2]}
         ahead = [plans[i] for i in np.random.default_rng(0).permutation(len(plans)) if plans[i].key not in done]
         for number, plan in enumerate(ahead, 1):
-            answer, _ = recorder.compare([plan, anchor], AT_REST)
+            for _ in range(TRIES):
+                answer, _ = recorder.compare([plan, anchor], AT_REST)
+                if len(answer.samples_ms) >= IN_TURNS.min_repeats and not answer.foreign_load:
+                    break
             if number % 50 == 0:
                 print(f"{number} of {len(ahead)}, the last one {answer.latency_ms} ms", flush=True)
     compress(file, RECORDING)
@@ -159,7 +163,12 @@ def compress(file: Path, target: Path) -> None:
     :param file: pairs of records, of a plan and of the one that all are measured in turns with.
     """
     header, records = read_recording(file)
-    pairs = list(zip(records[0::2], records[1::2], strict=False))
+    best: dict[str, tuple[Recorded, Recorded]] = {}  # of several tries the one with most rounds
+    for pair in zip(records[0::2], records[1::2], strict=False):
+        key, rounds = pair[0].plan.key, len(pair[0].measurement.samples_ms)
+        if key not in best or rounds > len(best[key][0].measurement.samples_ms):
+            best[key] = pair
+    pairs = list(best.values())
     usual_ms = statistics.median(other.measurement.latency_ms for _, other in pairs if other.measurement.latency_ms)
     lines = [msgspec.json.encode(header), *(msgspec.json.encode(slim(*pair, usual_ms)) for pair in pairs)]
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from hetrl.agents.base import Kind
-from hetrl.envs.enumerate import Restriction
+from hetrl.device_bridge.recording import Recorder
+from hetrl.envs.enumerate import Restriction, enumerate_plans
 from hetrl.envs.setting import Setting
-from hetrl.profiling import ANY_OUTPUT, AT_REST, profile
+from hetrl.profiling import ANY_OUTPUT, AT_REST, whole_plans
 from hetrl.zoo.resolve import resolve_model
 from tests.machine_help import Truth
 
@@ -26,7 +27,12 @@ def test_record_compress_and_replay(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     within = Restriction(processors=bench_host.PROCESSORS, splits=False, overlap=False)
     machine = Truth(seed=8).device(graph, noise=0.02, disturbed=0.0)
     file, small = tmp_path / "all.jsonl", tmp_path / "all.jsonl.gz"
-    assert profile(Setting.on(machine, AT_REST, ANY_OUTPUT), file, within=within).plans == 3**6
+    space = Setting.on(machine, AT_REST, ANY_OUTPUT).space
+    anchor = whole_plans(space)[bench_host.PROCESSORS[0]]
+    with Recorder(machine, file) as recorder:
+        for plan in enumerate_plans(space, 3**6, within):
+            recorder.measure(plan, AT_REST)
+            recorder.measure(anchor, AT_REST)
     bench_host.compress(file, small)
     assert small.stat().st_size < 2**20
     plans, best_ms = bench_host.check(small)
