@@ -34,6 +34,7 @@ from hetrl.plan import Axis, Evidence, Plan
 
 MEASURED_RATIO = 0.3
 MEASURED_DROP_PCT = 76.23 - 71.31
+SHARES = ("top1", "top5")  # metrics that are percentages of samples
 INT8 = "int8"  # the precision, as processors name it
 INT8_DROP_PCT = round(78.0 - 77.2, 4)
 
@@ -64,6 +65,13 @@ class MeasuredAccuracy(msgspec.Struct, frozen=True, kw_only=True):
     evidence: Evidence = Evidence.MEASURED
 
 
+def drop_words(metric: str, value: float, interval: tuple[float, float] | None) -> str:
+    """How much worse a metric is, in words; drops of other metrics than shares are relative."""
+    unit = "points" if metric in SHARES else "%"
+    between = "" if interval is None else f" ({interval[0]:.2f} to {interval[1]:.2f})"
+    return f"{metric} drops by {value:.2f}{between} {unit}"
+
+
 class AccuracyDrops(ABC):
     """What compression costs one model."""
 
@@ -71,8 +79,13 @@ class AccuracyDrops(ABC):
     def pruned_pct(self, prune_ratio: float) -> float:
         """Percentage points of accuracy lost by pruning alone; infinite where it is surely over the budget."""
 
-    def refuses(self, prune_ratio: float) -> bool:
-        """Whether a last look, once a run has its best plans, takes such plans back."""
+    @property
+    def key(self) -> str:
+        """Changes with whatever the numbers depend on."""
+        return ""
+
+    def refuses(self, plan: Plan) -> bool:
+        """Whether a last look, once a run has its best plans, takes this one back."""
         return False
 
     def held_back(self, prune_ratio: float) -> MeasuredAccuracy | None:
@@ -92,6 +105,11 @@ class AccuracyDrops(ABC):
         return round(
             self.pruned_pct(prune_ratio) + predicted_accuracy_drop_pct(0.0, int8=int8, kept_weights=kept_weights), 4
         )
+
+    def beside_pruning_pct(self, plan: Plan) -> float:
+        """What int8 and branches of a plan cost, predicted."""
+        int8, kept = _beside_pruning(plan)
+        return predicted_accuracy_drop_pct(0.0, int8=int8, kept_weights=kept)
 
     def of_plan(self, plan: Plan) -> float:
         """The same of a plan."""

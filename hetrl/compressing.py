@@ -22,7 +22,7 @@ from hetrl.graph.protofile import external_location
 from hetrl.graph.reader import graph_from_model
 from hetrl.plan import Evidence
 from hetrl.scoring.data import EvalData
-from hetrl.scoring.evaluate import compare
+from hetrl.scoring.evaluate import compare, score
 from hetrl.scoring.interface import interface
 from hetrl.scoring.measured_drops import Evaluation
 from hetrl.scoring.metrics import Metric, find_metric
@@ -108,9 +108,11 @@ class Scorer:
     metric: Metric
 
     @classmethod
-    def of(cls, asked: Evaluation, model: onnx.ModelProto) -> Scorer:
-        data = open_data(asked.data, interface(model), asked.normalization or IMAGENET)
-        return cls(model, data, find_metric(asked.metric))
+    def of(cls, asked: Evaluation, model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]] | None) -> Scorer:
+        data = open_data(asked.data, interface(model, dict(shapes or {})), asked.normalization or IMAGENET)
+        found = cls(model, data, find_metric(asked.metric))
+        score(model, data, found.metric)  # what is wrong with the data is said before anything is compressed
+        return found
 
     def compared(self, smaller: onnx.ModelProto) -> Compared:
         after, before, drop = compare(smaller, self.model, self.data, self.metric)
@@ -141,13 +143,15 @@ def compress(  # noqa: PLR0913 - as public calls
         raise UsageError("nothing is calibrated without int8 or activations", "leave --calibration-data away")
     samples = read_samples(calibration_data, graph) if calibration_data is not None else None
     complete = complete_model(source)
-    trainer = None if finetuning is None else Trainer(finetuning, complete, tell)
-    scorer = None if evaluation is None else Scorer.of(evaluation, complete)  # says at once what is wrong with the data
+    trainer = None if finetuning is None else Trainer(finetuning, complete, shapes or {}, tell)
+    scorer = (
+        None if evaluation is None else Scorer.of(evaluation, complete, shapes)
+    )  # says at once what is wrong with the data
     done = apply(recipe, complete, samples, input_shapes=shapes, train=trainer)
     after = graph_from_model(done.model, name=out.stem, input_shapes=shapes)
+    digest = save_model(done.model, out)  # before anything else can fail: training may have taken hours
     error = _output_error(complete, done.model, graph, recipe.seed)
     scores = None if scorer is None else scorer.compared(done.model)
-    digest = save_model(done.model, out)
     return CompressionResult(
         model=str(model),
         out=str(out),
@@ -191,10 +195,10 @@ def _output_error(original: onnx.ModelProto, result: onnx.ModelProto, graph: Ope
         return None
     samples = [seeded_inputs(graph, seed + ERROR_SEED + index) for index in range(ERROR_SAMPLES)]
     try:
-        exact = run_all(original, samples)
+        exact, found = run_all(original, samples), run_all(result, samples)
     except ModelError:
         return None
-    return max(largest_error(one, other) for one, other in zip(run_all(result, samples), exact, strict=True))
+    return max(largest_error(one, other) for one, other in zip(found, exact, strict=True))
 
 
 def _numbers(done: Compressed) -> Numbers:

@@ -113,7 +113,8 @@ def _record(
     keys = {plan.key for plan in wanted}
     answers = {key: found for key, found in _answers(file, condition).items() if key in keys}
     ahead = [plan for turn, plans in enumerate(turns) for plan in plans if len(answers.get(plan.key, ())) <= turn]
-    before, measured, interrupted = sum(map(len, answers.values())), 0, False
+    before = sum(min(len(found), len(turns)) for found in answers.values())
+    measured, interrupted = 0, False
     progress.start(len(ahead), f"{setting.graph.name} on {setting.planner.spec.id}, {before} measurements known")
     try:
         for number, plan in enumerate(ahead, 1):

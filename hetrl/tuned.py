@@ -54,12 +54,15 @@ class Trainer:
 
     asked: Finetuning
     original: onnx.ModelProto
+    input_shapes: dict[str, tuple[int, ...]]
     tell: Callable[[str], None]
     report: Tuned | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         normalization = self.asked.normalization or IMAGENET
-        self._data = open_data(self.asked.data, interface(self.original), normalization)  # says at once what is wrong
+        self._data = open_data(
+            self.asked.data, interface(self.original, self.input_shapes), normalization
+        )  # says at once what is wrong
 
     def __call__(self, model: onnx.ModelProto) -> onnx.ModelProto:
         from hetrl.finetune.training import finetune

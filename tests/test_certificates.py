@@ -99,7 +99,7 @@ def test_a_plan_for_a_device_whose_optimum_is_not_known() -> None:
 @pytest.fixture(scope="module")
 def row() -> Row:
     problem = Problem.of("resnet18", "d1", engine=None, condition="cold", objective=Objective(), input_shapes=None)
-    return measured_row("exact", problem.optimal_plan(), problem.device, COLD, Objective())
+    return measured_row("exact", problem.optimal_plan(), problem)
 
 
 @pytest.mark.parametrize("gap", [0.0, 1e-12, 1e-8, 1e-6, 1e-4, 0.1])

@@ -30,7 +30,7 @@ from tests.compress_help import decaying, model_of, normal
 
 KEYS = {
     "model", "out", "sha256", "recipe", "parameters", "gmacs", "size_mb", "output_error", "evidence", "numbers",
-    "calibration", "groups_pruned", "layers_factored", "kept_whole",
+    "calibration", "groups_pruned", "layers_factored", "finetuned", "scores", "kept_whole",
 }  # fmt: skip
 Hetrl = Callable[..., tuple[int, str, str]]
 

@@ -27,6 +27,7 @@ from hetrl.device_bridge.surrogate.schedule import Placed, Schedule, batch_of
 from hetrl.device_bridge.surrogate.tables import GROUPED_CONV, MEMORIES
 from hetrl.envs.evaluate import evaluate
 from hetrl.envs.partition import PartitionEnv
+from hetrl.envs.setting import Setting
 from hetrl.envs.space import GRANULARITIES, PRUNE_RATIOS, Granularity, PlanSpace
 from hetrl.graph import OperatorGraph
 from hetrl.objective import Objective
@@ -159,7 +160,7 @@ def test_the_price_of_int8_is_paid_once_and_said_everywhere() -> None:
     objective = Objective(max_accuracy_drop_pct=1.0)
     for names, price in (([CPU] * 3, 0.0), ([CPU, DSP, GPU], INT8_DROP_PCT), ([DSP] * 3, INT8_DROP_PCT)):
         plan = segments_by_group(device, names)
-        row = row_of("x", plan, measured(device, plan), device.graph, Objective())
+        row = row_of("x", plan, measured(device, plan), Setting.on(device, COLD, Objective()))
         assert row.accuracy_drop_pct == price and row.keeps_budgets == (price == 0)
         for space in (PlanSpace(device, objective), PlanSpace(device, Objective())):  # within the space, and outside
             ledger = Ledger(space, device, COLD, objective, 5)

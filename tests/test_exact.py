@@ -254,7 +254,7 @@ def test_no_hand_policy_beats_exact(problem: Problem) -> None:
     plans = dict(problem.hand_plans())
     assert set(plans) == {policy.id for policy in policy_catalog() if policy.applies(problem.planner)}
     for name, plan in plans.items():
-        row = measured_row(name, plan, problem.planner, COLD, FASTEST)
+        row = measured_row(name, plan, problem)
         assert row.latency_ms is not None
         assert not row.keeps_budgets or row.latency_ms >= problem.optimum.latency_ms * (1 - 1e-12), name
 

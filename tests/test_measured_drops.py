@@ -53,7 +53,51 @@ def test_halves_are_apart_and_the_last_look_is_at_the_other(digits: Digits) -> N
     assert last.samples == len(held_back) and last.interval_pct is not None
     assert last.interval_pct[0] <= last.drop_pct <= last.interval_pct[1]
     unpruned = drops.held_back(0.0)
-    assert unpruned.drop_pct == 0.0 and not drops.refuses(0.0)
+    assert unpruned.drop_pct == 0.0
+
+
+def test_what_breaks_the_budget_on_the_other_half_is_refused_and_said(digits: Digits) -> None:
+    told: list[str] = []
+    found = setting(digits, 5.0, told)
+    plan, drops = found.cpu_plan(), found.drops
+    assert isinstance(drops, MeasuredDrops) and not drops.refuses(plan)
+    pruned = msgspec.structs.replace(plan, compression=Compression(0.5))
+    assert drops.refuses(pruned) and drops.refuses(pruned)
+    assert sum("is not taken" in sentence for sentence in told) == 1
+
+
+def test_a_duel_is_not_won_by_a_plan_that_was_refused(
+    digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though the planner's exact plan, which prunes, is among the plans that take part."""
+    monkeypatch.setattr(MeasuredDrops, "refuses", lambda self, plan: plan.compression.prune_ratio > 0)
+    with quick_host(tmp_path):
+        found = hetrl.search(
+            str(digits.model), "host", sampler="random", budget=4, eval_data=digits.test,
+            objective=Objective(max_accuracy_drop_pct=5.0),
+        )  # fmt: skip
+    assert found.plan.compression == Compression()
+
+
+def test_a_label_that_does_not_fit_is_said_before_anything_is_searched(digits: Digits, tmp_path: Path) -> None:
+    data = dict(np.load(digits.test))
+    held_back = setting(digits, 5.0).drops._held_back.rows  # type: ignore[attr-defined]
+    data["labels"][held_back[-1]] = 99
+    np.savez(tmp_path / "bad.npz", **data)
+    with pytest.raises(HetrlError, match="99"):
+        hetrl.tune(str(digits.model), "d1", eval_data=tmp_path / "bad.npz", budget=3, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_on_other_data_cannot_be_resumed(digits: Digits, tmp_path: Path) -> None:
+    file = tmp_path / "data.npz"
+    data = dict(np.load(digits.test))
+    np.savez(file, **data)
+    arguments = {"eval_data": file, "objective": Objective(max_accuracy_drop_pct=5.0)}
+    hetrl.search(str(digits.model), "d1", sampler="random", budget=4, out=tmp_path / "run", **arguments)
+    np.savez(file, **{name: array[:-1] for name, array in data.items()})
+    with pytest.raises(HetrlError, match="evaluation data"):
+        hetrl.search(str(digits.model), "d1", sampler="random", budget=6, resume=tmp_path / "run", **arguments)
 
 
 def test_a_plan_that_fails_the_last_look_is_not_taken(digits: Digits, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,7 +110,7 @@ def test_a_plan_that_fails_the_last_look_is_not_taken(digits: Digits, monkeypatc
     kept = hetrl.tune(str(digits.model), "d1", **arguments)
     assert kept.plan.compression.prune_ratio > 0 and kept.accuracy is not None
     assert kept.accuracy_drop_pct == kept.accuracy.drop_pct <= 5.0
-    monkeypatch.setattr(MeasuredDrops, "refuses", lambda self, ratio: ratio > 0)
+    monkeypatch.setattr(MeasuredDrops, "refuses", lambda self, plan: plan.compression.prune_ratio > 0)
     refused = hetrl.tune(str(digits.model), "d1", **arguments)
     assert refused.plan.compression == Compression() and refused.accuracy_drop_pct == 0.0
     assert refused.latency_ms > kept.latency_ms

@@ -69,14 +69,14 @@ def test_nothing_beats_a_plan_called_optimal() -> None:
         best = problem.optimum
         drawn = drawn_ms(problem, seed, 200)
         rows = [
-            measured_row(name, plan, problem.device, problem.condition, problem.objective)
+            measured_row(name, plan, problem)
             for name, plan in [*problem.hand_plans(), ("reference", problem.cpu_plan())]
         ]
         hands = [row.latency_ms for row in rows if row.keeps_budgets and row.latency_ms is not None]
         fastest = min([*hands, *drawn.tolist()], default=np.inf)
         assert fastest >= best.bound_ms * (1 - TOLERANCE), (seed, best)
         if best.schedule is not None:
-            own = measured_row("exact", problem.optimal_plan(), problem.device, problem.condition, problem.objective)
+            own = measured_row("exact", problem.optimal_plan(), problem)
             assert own.keeps_budgets and own.latency_ms == best.latency_ms, seed
             assert best.bound_ms <= best.latency_ms
             overlapping += best.schedule.overlap

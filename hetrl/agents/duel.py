@@ -18,7 +18,7 @@ def finalists(problem: Problem, ledger: Ledger, count: int = FINALISTS) -> list[
     found: list[tuple[str, Plan]] = []
     for trial in sorted((t for t in ledger.trials if ledger.keeps(t)), key=ledger.cost_ms):
         plan = ledger.plan(trial, None)
-        if not problem.drops.refuses(plan.compression.prune_ratio):
+        if not problem.drops.refuses(plan):
             found.append((trial.by, plan))
         if len(found) == count:
             break
@@ -47,7 +47,11 @@ def duel(problem: Problem, ledger: Ledger, *, short: bool = False) -> tuple[str,
 
     rows = [row(name, plan) for name, plan in named if plan.key in found]
     # A hand policy's plan is in the running as well, should none that was found be faster.
-    running = [(by, plan, row("learned", plan)) for by, plan in [*best, *named] if plan.key in found]
+    running = [
+        (by, plan, row("learned", plan))
+        for by, plan in [*best, *named]
+        if plan.key in found and not problem.drops.refuses(plan)
+    ]
     kept = [one for one in running if one[2].keeps_budgets and one[2].latency_ms is not None]
     if not kept:
         by, plan = best[0]

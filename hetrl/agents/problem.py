@@ -92,6 +92,7 @@ class Problem(Setting):
             engine=self.planner.engine_name,
             condition=str(self.condition),
             prune_ratios=self.space.prune_ratios,
+            accuracy=self.drops.key,
             length=self.space.length,
             width=self.space.width,
         )

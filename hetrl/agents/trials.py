@@ -17,7 +17,10 @@ SCHEMA = "hetrl.trials/1"
 
 
 class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """First line: what all trials of the file are about. `length` and `width` are the plan space's."""
+    """First line: what all trials of the file are about. `length` and `width` are the plan space's.
+
+    :param accuracy: hash of what accuracy was measured with, empty where it was predicted.
+    """
 
     schema: str = SCHEMA
     model_sha256: str
@@ -28,6 +31,7 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     prune_ratios: tuple[float, ...]
     length: int
     width: int
+    accuracy: str = ""
 
 
 class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=True):

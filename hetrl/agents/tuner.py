@@ -143,7 +143,8 @@ def _earlier(problem: Problem, folder: RunFolder, budget: int) -> list[Trial]:
     header, trials = read_trials(folder.trials)
     if header != problem.header():
         raise RunError(
-            f"{folder.path} is a run of another model, device file or condition", "start a new run with another --out"
+            f"{folder.path} is a run of another model, device file, condition or evaluation data",
+            "start a new run with another --out",
         )
     if len(trials) > budget:
         raise UsageError(
@@ -177,6 +178,11 @@ def _result(
 ) -> Result:
     best = next(iter(finalists(problem, run.ledger, 1)), None)
     if best is None:
+        if run.ledger.best is not None:
+            raise Infeasible(
+                "what keeps the accuracy budget on one half of the data breaks it on the half that was held back",
+                "give a larger --budget, more data, or a larger --max-accuracy-drop",
+            )
         raise _nothing_kept(problem, run.ledger)
     if problem.device.describe().deterministic:
         by, plan = best
@@ -188,11 +194,12 @@ def _result(
         raise DeviceFailed(f"the best plan no longer runs: {learned.error}", "measure it again with --resume")
     made_by = MadeBy(method=by, search=search.method, seed=search.seed, hetrl=hetrl.__version__)
     bound = problem.optimum.bound_ms if problem.knows_optimum else None
-    expected = expected_of(learned, problem.condition, bound)
-    plan = msgspec.structs.replace(plan, expected=expected, made_by=made_by)
-    hand = best_hand(rows)
     measured = problem.drops.evidence_of_plan(plan) is Evidence.MEASURED
     accuracy = problem.drops.held_back(plan.compression.prune_ratio) if measured else None
+    drop_pct = learned.accuracy_drop_pct if accuracy is None else accuracy.drop_pct
+    expected = expected_of(msgspec.structs.replace(learned, accuracy_drop_pct=drop_pct), problem.condition, bound)
+    plan = msgspec.structs.replace(plan, expected=expected, made_by=made_by)
+    hand = best_hand(rows)
     return Result(
         run=str(folder.path) if folder else None,
         plan_path=str(folder.path / "plan.json") if folder else None,
@@ -208,7 +215,7 @@ def _result(
         exact_ms=problem.optimum.latency_ms if problem.knows_optimum and problem.optimum.proven else None,
         bound_ms=bound,
         gap_to_exact=None if bound is None else (learned.latency_ms - bound) / bound,
-        accuracy_drop_pct=learned.accuracy_drop_pct if accuracy is None else accuracy.drop_pct,
+        accuracy_drop_pct=drop_pct,
         accuracy=accuracy,
         frame_drop_rate=learned.frame_drop_rate,
         peak_memory_mb=learned.peak_memory_mb,

@@ -175,6 +175,8 @@ def show(found: CompressionResult) -> None:
 
 
 def _lines(found: CompressionResult) -> list[str]:
+    from hetrl.accuracy import drop_words
+
     lines = []
     if found.recipe.prune:
         lines.append(f"pruned     {found.groups_pruned} groups of channels")
@@ -198,12 +200,10 @@ def _lines(found: CompressionResult) -> list[str]:
         lines += [f"note       {note}" for note in tuned.notes]
     if found.scores is not None:
         seen = found.scores
-        interval = (
-            "" if seen.drop.interval is None else f" ({seen.drop.interval[0]:.2f} to {seen.drop.interval[1]:.2f})"
-        )
+        told = drop_words(seen.drop.metric, seen.drop.points, seen.drop.interval)
         lines.append(
-            f"accuracy   {seen.drop.metric} {seen.original.value:.2f} -> {seen.compressed.value:.2f}, a drop of "
-            f"{seen.drop.points:.2f}{interval} points on {seen.drop.count} samples ({seen.drop.evidence.value})"
+            f"accuracy   {seen.original.value:.2f} -> {seen.compressed.value:.2f}: {told} on {seen.drop.count} samples "
+            f"({seen.drop.evidence.value})"
         )
     if found.output_error is None:
         lines.append("output error unknown: ONNX Runtime is not there, or does not run the original")

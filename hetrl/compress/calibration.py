@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -69,7 +70,7 @@ def _read(path: Path) -> dict[str, Array]:
             return {name: np.asarray(file[name]) for name in file.files}
     except FileNotFoundError:
         raise UsageError(f"{path} does not exist", hint) from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, NotImplementedError, zlib.error, zipfile.BadZipFile) as error:
         raise UsageError(f"{path} is no .npz file of plain arrays", hint) from error
 
 

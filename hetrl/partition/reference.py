@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-from hetrl.errors import MissingExtra
+from hetrl.errors import MissingExtra, ModelError
 from hetrl.graph.single import Array
 from hetrl.zoo.source import ModelSource
 
@@ -37,6 +37,10 @@ def reference_outputs(source: ModelSource, inputs: Mapping[str, Array]) -> dict[
     options.log_severity_level = 4  # its errors are raised as well
     with tempfile.TemporaryDirectory() as folder:
         path = source.save(Path(folder))
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(None, dict(inputs)), strict=True))
+        try:
+            session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            names = [output.name for output in session.get_outputs()]
+            return dict(zip(names, session.run(None, dict(inputs)), strict=True))
+        except Exception as error:  # the runtime has many kinds of its own
+            reason = " ".join(str(error).split())[:200]
+            raise ModelError(f"ONNX Runtime cannot run {source.name!r}: {reason}") from error

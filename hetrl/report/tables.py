@@ -10,6 +10,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from hetrl.accuracy import drop_words
 from hetrl.results import OPTIMAL_WITHIN
 
 if TYPE_CHECKING:
@@ -159,11 +160,8 @@ def result_lines(result: Result) -> list[str]:
     lines.append(f"does       {plan_words(result.plan)}")
     if result.accuracy is not None:
         seen = result.accuracy
-        interval = f" ({seen.interval_pct[0]:.2f} to {seen.interval_pct[1]:.2f})" if seen.interval_pct else ""
-        lines.append(
-            f"accuracy   {seen.metric} drops by {seen.drop_pct:.2f}{interval} points, {seen.evidence.value} on "
-            f"{seen.samples} samples that were held back"
-        )
+        told = drop_words(seen.metric, seen.drop_pct, seen.interval_pct)
+        lines.append(f"accuracy   {told}, {seen.evidence.value} on {seen.samples} samples that were held back")
     if result.plan_path:
         lines.append(f"plan       {result.plan_path}")
     lines.append(

@@ -1,23 +1,25 @@
 """What pruning costs a model in accuracy, measured on the user's data.
 
-One half of the data is what a run decides by. The other half is held back until the run has a best plan: nothing was
-chosen by it, so that what it says of that plan is not too good.
+One half of the data is what a run searches by. The other half is held back until it has its best plans: of these, the
+first one that keeps the budget there as well is taken. So its drop there is a little too good only if others were
+refused before, which is said.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
-import onnx
 
-from hetrl.accuracy import AccuracyDrops, MeasuredAccuracy
+from hetrl.accuracy import AccuracyDrops, MeasuredAccuracy, drop_words
 from hetrl.compress.variant import compressed_model
 from hetrl.errors import UsageError
 from hetrl.graph import OperatorGraph
-from hetrl.plan import Compression, Evidence
+from hetrl.plan import Compression, Evidence, Plan
 from hetrl.scoring.data import EvalData
 from hetrl.scoring.evaluate import dropped, summarize
 from hetrl.scoring.interface import interface
@@ -67,8 +69,18 @@ class MeasuredDrops(AccuracyDrops):
         self._limit_pct = limit_pct
         self._tell = tell
         self._tuning, self._held_back = data.halves(seed)
+        # Both halves at once: what is wrong with the data is said before anything is searched.
+        original = compressed_model(source, graph, Compression())
+        self._original = {half.key: summarize(original, half, metric) for half in (self._tuning, self._held_back)}
         self._drops: dict[float, Drop] = {}
         self._last: dict[float, Drop] = {}
+        for half in (self._tuning, self._held_back):
+            dropped(self._original[half.key], self._original[half.key], half, metric)
+
+    @property
+    def key(self) -> str:
+        text = json.dumps([self._tuning.key, self._held_back.key, self._metric.name, self._source.key])
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def pruned_pct(self, prune_ratio: float) -> float:
         if prune_ratio == 0:
@@ -89,12 +101,15 @@ class MeasuredDrops(AccuracyDrops):
             metric=drop.metric, drop_pct=drop.points, interval_pct=drop.interval, samples=drop.count
         )
 
-    def refuses(self, prune_ratio: float) -> bool:
-        known = prune_ratio in self._last
-        drop = self._at_last(prune_ratio)
-        over = drop.points > self._limit_pct
+    def refuses(self, plan: Plan) -> bool:
+        ratio = plan.compression.prune_ratio
+        if ratio == 0:
+            return False
+        known = ratio in self._last
+        drop = self._at_last(ratio)
+        over = drop.points + self.beside_pruning_pct(plan) > self._limit_pct
         if over and not known:
-            self._tell(f"pruned by {prune_ratio:g}: {words(drop)} on the half that was held back, so it is not taken")
+            self._tell(f"pruned by {ratio:g}: {words(drop)} on the half that was held back, so it is not taken")
         return over
 
     def _at_last(self, prune_ratio: float) -> Drop:
@@ -108,11 +123,11 @@ class MeasuredDrops(AccuracyDrops):
         return low > self._limit_pct
 
     def _drop(self, prune_ratio: float, data: EvalData) -> Drop:
-        before, after = (summarize(self._model(ratio), data, self._metric) for ratio in (0.0, prune_ratio))
-        return dropped(before, after, data, self._metric)
-
-    def _model(self, prune_ratio: float) -> onnx.ModelProto:
-        return compressed_model(self._source, self._graph, Compression(prune_ratio))
+        before = self._original[data.key]
+        if prune_ratio == 0:
+            return dropped(before, before, data, self._metric)
+        model = compressed_model(self._source, self._graph, Compression(prune_ratio))
+        return dropped(before, summarize(model, data, self._metric), data, self._metric)
 
 
 def measured_drops(graph: OperatorGraph, asked: Evaluation, limit_pct: float, tell: Tell) -> MeasuredDrops:
@@ -127,11 +142,10 @@ def measured_drops(graph: OperatorGraph, asked: Evaluation, limit_pct: float, te
         raise UsageError(f"{graph.name!r} was made in memory, so its weights are not known", "give an ONNX file")
     shapes = {name: graph.tensor_by_name[name].shape for name in graph.inputs}
     source, _ = open_source(origin.model if origin.builtin else Path(origin.model), origin.seeded_weights, shapes)
-    data = open_data(asked.data, interface(source.model), asked.normalization or IMAGENET)
+    data = open_data(asked.data, interface(source.model, shapes), asked.normalization or IMAGENET)
     return MeasuredDrops(source, graph, data, find_metric(asked.metric), limit_pct=limit_pct, tell=tell)
 
 
 def words(drop: Drop) -> str:
     """A drop in words."""
-    interval = "" if drop.interval is None else f" ({drop.interval[0]:.2f} to {drop.interval[1]:.2f})"
-    return f"{drop.metric} drops by {drop.points:.2f}{interval} points on {drop.count} samples"
+    return f"{drop_words(drop.metric, drop.points, drop.interval)} on {drop.count} samples"

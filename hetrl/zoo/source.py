@@ -191,7 +191,9 @@ class MemorySource(ModelSource):
 
     def save(self, folder: Path) -> Path:
         path = folder / f"{self.name}.onnx"
-        onnx.save(self._model, path, save_as_external_data=True, location=f"{path.name}.weights")
+        copy = onnx.ModelProto()
+        copy.CopyFrom(self._model)  # saving takes the weights out of it
+        onnx.save(copy, path, save_as_external_data=True, location=f"{path.name}.weights")
         return path
 
 

@@ -18,7 +18,7 @@ from hetrl.device_bridge.runner.protocol import Report, Request, Screen
 from hetrl.device_bridge.runner.sampling import Sampling
 from hetrl.device_bridge.runner_client import RunnerClient
 from hetrl.device_bridge.spec import DeviceSpec
-from hetrl.errors import PlanError, UsageError
+from hetrl.errors import ModelError, PlanError, UsageError
 from hetrl.graph import OperatorGraph
 from hetrl.measurement import Failure, Measurement, MeasurementError, SegmentTiming, Utilization
 from hetrl.partition import Target
@@ -94,7 +94,7 @@ class RunnerDevice(Device):
     def _job(self, plan: Plan) -> Job | Measurement:
         try:
             return self._model.job(plan, self._targets)
-        except (PlanError, Unconvertible) as error:  # fits the model, but cannot be run
+        except (PlanError, ModelError, Unconvertible) as error:  # fits the model, but cannot be run, or compressed
             return Measurement.failed(Failure.UNSUPPORTED, str(error))
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
