@@ -21,6 +21,7 @@ from hetrl.objective import Objective
 from hetrl.plan import Evidence, ModelRef, Part, Plan, Segment, encode_plan
 from hetrl.progress import Silent
 from hetrl.results import Comparison, PolicyLatency, Result, Row
+from hetrl.scoring.pictures import IMAGENET_STD, Normalization
 
 HEAVY = ("torch", "stable_baselines3", "sb3_contrib", "gymnasium", "optuna", "scipy", "onnx", "matplotlib")
 CPU = "cpu/mace/fp32"
@@ -129,6 +130,7 @@ def test_train_hands_every_option_on(api: Api) -> None:
     words = "--engine mace --condition cold,ui=90hz:3ms --agent dqn --budget 7 --seed 3 --max-accuracy-drop 1.5"
     words += " --max-frame-drop 5 --no-seeds --out there --input-shape in:0:1x3x8x8 --input-shape b:4 --quiet"
     words += " --max-output-error 1e-2 --seeded-weights 4 --record all.jsonl"
+    words += " --eval-data d.npz --metric top5 --image-mean 0.1,0.2,0.3"
     assert run(["train", *ON_D1, *words.split()]) == 0
     [(name, args, kwargs)] = api.calls
     assert (name, args) == ("tune", ("vgg16", "d1"))
@@ -146,6 +148,9 @@ def test_train_hands_every_option_on(api: Api) -> None:
         "out": Path("there"),
         "resume": None,
         "record": Path("all.jsonl"),
+        "eval_data": Path("d.npz"),
+        "metric": "top5",
+        "normalization": Normalization((0.1, 0.2, 0.3), IMAGENET_STD),
     }
 
 

@@ -17,7 +17,7 @@ from hetrl.device_bridge.runner.job import job_to_json
 from hetrl.device_bridge.runner.priorities import Cap, capped, supported_caps
 from hetrl.device_bridge.runner.quota import Unavailable, quota_group
 from hetrl.device_bridge.runner_archive import build_runner_archive
-from tests.test_runner_client import job
+from tests.test_runner_client import unchecked as job
 
 ROOT = Path(__file__).parents[1]
 FAKE = [sys.executable, str(ROOT / "tests" / "fake_runner.py")]

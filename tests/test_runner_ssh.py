@@ -15,7 +15,8 @@ from hetrl.device_bridge.runner_client import Limits, RunnerClient
 from hetrl.device_bridge.ssh.channel import SshChannel
 from hetrl.measurement import Failure
 from tests.daemons.sshd import running_sshd
-from tests.test_runner_client import PROGRAM, QUICK, job
+from tests.test_runner_client import PROGRAM, QUICK
+from tests.test_runner_client import unchecked as job
 
 
 @pytest.fixture(scope="module")
