@@ -11,9 +11,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hetrl.api import calibrate, compare, load_model, measure, profile, score, search, sweep, tune
+    from hetrl.api import calibrate, compare, load_model, measure, profile, search, sweep, tune
     from hetrl.device_bridge.registry import open_device
     from hetrl.errors import HetrlError
+    from hetrl.model_api import score
     from hetrl.objective import Objective
     from hetrl.plan import Plan, load_plan
     from hetrl.results import Comparison, Pair, Result, Row, Sweep
@@ -38,7 +39,7 @@ _HOME = {
     "measure": "hetrl.api",
     "open_device": "hetrl.device_bridge.registry",
     "profile": "hetrl.api",
-    "score": "hetrl.api",
+    "score": "hetrl.model_api",
     "search": "hetrl.api",
     "sweep": "hetrl.api",
     "tune": "hetrl.api",

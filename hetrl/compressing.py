@@ -131,7 +131,7 @@ def compress(  # noqa: PLR0913 - as public calls
     evaluation: Evaluation | None = None,
     tell: Callable[[str], None] = lambda sentence: None,
 ) -> CompressionResult:
-    """See `hetrl.api.compress`."""
+    """See `hetrl.model_api.compress`."""
     shapes = dict(input_shapes) if input_shapes else None
     if recipe.needs_runtime:
         require_runtime("int8 and activations")

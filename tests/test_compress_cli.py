@@ -15,7 +15,6 @@ import pytest
 from onnx import TensorProto, helper
 
 import hetrl
-from hetrl.api import compress
 from hetrl.cli.main import run
 from hetrl.compress.calibration import read_samples, seeded_samples
 from hetrl.compress.importance import Importance
@@ -26,6 +25,7 @@ from hetrl.compress.running import run_all
 from hetrl.errors import MissingExtra, ModelError, UsageError
 from hetrl.fidelity import largest_error, seeded_inputs
 from hetrl.graph.reader import graph_from_model, load_graph
+from hetrl.model_api import compress
 from tests.compress_help import decaying, model_of, normal
 
 KEYS = {

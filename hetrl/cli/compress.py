@@ -100,12 +100,12 @@ def compress(  # noqa: PLR0913, PLR0917 (typer reads the options from the parame
         raise UsageError("there is nothing to train away", "add --prune RATIO or --low-rank KEEP")
     pictures = options.normalization(image_mean, image_std)
 
-    from hetrl.api import compress as run
     from hetrl.cli.progress import say
     from hetrl.compress.importance import Importance
     from hetrl.compress.low_rank import LowRank, Scheme
     from hetrl.compress.quantize import Calibration
     from hetrl.compress.recipe import Recipe
+    from hetrl.model_api import compress as run
     from hetrl.tuned import finetuning_of
 
     by_rank = None

@@ -45,7 +45,7 @@ def score(  # noqa: PLR0913, PLR0917 (typer reads the options from the parameter
     shapes = options.input_shapes(input_shape)
     normalization = options.normalization(image_mean, image_std)
 
-    from hetrl.api import score as score_model
+    from hetrl.model_api import score as score_model
 
     found = score_model(
         model,

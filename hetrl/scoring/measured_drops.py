@@ -17,7 +17,6 @@ import msgspec
 
 from hetrl.accuracy import AccuracyDrops, MeasuredAccuracy, drop_words
 from hetrl.compress.variant import compressed_model
-from hetrl.errors import UsageError
 from hetrl.graph import OperatorGraph
 from hetrl.plan import Compression, Evidence, Plan
 from hetrl.scoring.data import EvalData
@@ -27,7 +26,7 @@ from hetrl.scoring.metrics import Metric, find_metric
 from hetrl.scoring.opening import open_data
 from hetrl.scoring.pictures import IMAGENET, Normalization
 from hetrl.scoring.results import Drop
-from hetrl.zoo.source import ModelSource, open_source
+from hetrl.zoo.source import ModelSource, source_of
 
 Tell = Callable[[str], None]
 
@@ -130,6 +129,11 @@ class MeasuredDrops(AccuracyDrops):
         return dropped(before, summarize(model, data, self._metric), data, self._metric)
 
 
+def evaluation_of(data: str | Path | None, metric: str, normalization: Normalization | None) -> Evaluation | None:
+    """What was asked for; None without data."""
+    return None if data is None else Evaluation(data=str(data), metric=metric, normalization=normalization)
+
+
 def measured_drops(graph: OperatorGraph, asked: Evaluation, limit_pct: float, tell: Tell) -> MeasuredDrops:
     """The drops of the model that a graph was read from.
 
@@ -137,11 +141,8 @@ def measured_drops(graph: OperatorGraph, asked: Evaluation, limit_pct: float, te
     :raises ModelError: its weights are missing.
     :raises MissingExtra: ONNX Runtime is not installed.
     """
-    origin = graph.origin
-    if origin is None:
-        raise UsageError(f"{graph.name!r} was made in memory, so its weights are not known", "give an ONNX file")
+    source = source_of(graph)
     shapes = {name: graph.tensor_by_name[name].shape for name in graph.inputs}
-    source, _ = open_source(origin.model if origin.builtin else Path(origin.model), origin.seeded_weights, shapes)
     data = open_data(asked.data, interface(source.model, shapes), asked.normalization or IMAGENET)
     return MeasuredDrops(source, graph, data, find_metric(asked.metric), limit_pct=limit_pct, tell=tell)
 

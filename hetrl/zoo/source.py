@@ -14,7 +14,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, inliner, numpy_helper
 
-from hetrl.errors import ModelError
+from hetrl.errors import ModelError, UsageError
 from hetrl.graph import OperatorGraph
 from hetrl.graph.protofile import external_location, read_model
 from hetrl.zoo import names, resolve_model
@@ -213,6 +213,21 @@ def open_source(
     from hetrl.zoo.networks import blueprint
 
     return BlueprintSource(blueprint(model), model, seeded_weights), graph
+
+
+def source_of(graph: OperatorGraph, builtin_seed: int | None = None) -> ModelSource:
+    """The weights of the model that a graph was read from.
+
+    :param builtin_seed: draws a built-in network's weights where none was given with it.
+    :raises ModelError: they are missing.
+    :raises UsageError: it was made in memory.
+    """
+    origin = graph.origin
+    if origin is None:
+        raise UsageError(f"{graph.name!r} was made in memory, so its weights are not known", "give an ONNX file")
+    seed = builtin_seed if origin.builtin and origin.seeded_weights is None else origin.seeded_weights
+    shapes = {name: graph.tensor_by_name[name].shape for name in graph.inputs}
+    return open_source(origin.model if origin.builtin else Path(origin.model), seed, shapes)[0]
 
 
 def _no_weights(where: str) -> ModelError:

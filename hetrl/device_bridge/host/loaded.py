@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 
 from hetrl.compress.channels import pruned
 from hetrl.compress.variant import compressed_source
 from hetrl.device_bridge.blobs import BlobStore
 from hetrl.device_bridge.runner.arrays import pack_arrays
 from hetrl.device_bridge.runner.job import Job
-from hetrl.errors import UsageError
 from hetrl.graph import OperatorGraph
-from hetrl.partition import Partitioner, Target, open_source, reference_outputs, seeded_inputs
+from hetrl.partition import Partitioner, Target, reference_outputs, seeded_inputs
 from hetrl.plan import Compression, Plan
-from hetrl.zoo.source import ModelSource
+from hetrl.zoo.source import ModelSource, source_of
 
 INPUT_SEED = 0
 KEPT = 3  # compressed models that stay in memory
@@ -72,11 +70,4 @@ def load(graph: OperatorGraph, store: BlobStore) -> LoadedModel:
 
     :raises ModelError, MissingExtra: see `LoadedModel`.
     """
-    origin = graph.origin
-    if origin is None:
-        raise UsageError(f"{graph.name!r} was made in memory, so its weights are not known", "give an ONNX file")
-    shapes = {name: graph.tensor_by_name[name].shape for name in graph.inputs}
-    seed = 0 if origin.builtin and origin.seeded_weights is None else origin.seeded_weights
-    model = origin.model if origin.builtin else Path(origin.model)
-    source, _ = open_source(model, seed, shapes)
-    return LoadedModel(source, graph, store)
+    return LoadedModel(source_of(graph, builtin_seed=0), graph, store)
