@@ -21,11 +21,11 @@ import torch_graphs
 
 import hetrl
 from hetrl.compress.channels import pruned
+from hetrl.compression import Compression
 from hetrl.device_bridge.host.opening import open_host
 from hetrl.device_bridge.runner.significance import median_interval
 from hetrl.device_bridge.spec import load_spec
 from hetrl.device_bridge.surrogate.device import SurrogateDevice
-from hetrl.plan import Compression
 from hetrl.profiling import AT_REST
 from hetrl.testing.devices import whole_model_plans
 

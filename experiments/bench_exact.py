@@ -49,8 +49,8 @@ class Timed:
 def timed(device: str, model: str, condition: Condition) -> Timed:
     """One search; the tables of the cost model are made before."""
     space = PlanSpace(SurrogateDevice(load_spec(device), resolve_model(model)), Objective())
-    for ratio in space.prune_ratios:
-        space.device.cost_model(ratio, condition=condition)
+    for compression in space.compressions:
+        space.device.cost_model(compression, condition=condition)
     began = time.process_time()
     best = additive(space, Objective(), condition)
     additive_ms = 1000 * (time.process_time() - began)

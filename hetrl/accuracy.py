@@ -3,7 +3,7 @@
 Pruning. The one measured point is the study's Table 2 (arXiv 2405.01851): ResNet-18 with pruned channels falls from
 76.23 to 71.31 %, its memory from 47.24 to 23.91 MB. Halving the weights takes 0.3 of the channels (0.7 squared is
 0.49), so the point is (0.3, 4.92 points). The curve through it is a parabola: that shape, and that it holds for other
-models, is assumed.
+models, is assumed; and where stages of a network lose different shares, that each of them counts the same.
 
 int8. TensorFlow's guide to model optimization (tensorflow/lite/g3doc/performance/model_optimization.md) lists top-1
 accuracy after post-training quantization: Inception v3 falls from 78.0 to 77.2 %, ResNet-v2-101 from 77.0 to 76.8 %,
@@ -29,9 +29,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
+from hetrl.compression import Compression
 from hetrl.plan import Axis, Evidence, Plan
 
+Floats = npt.NDArray[np.float64]
 MEASURED_RATIO = 0.3
 MEASURED_DROP_PCT = 76.23 - 71.31
 SHARES = ("top1", "top5")  # metrics that are percentages of samples
@@ -39,15 +43,18 @@ INT8 = "int8"  # the precision, as processors name it
 INT8_DROP_PCT = round(78.0 - 77.2, 4)
 
 
-def predicted_accuracy_drop_pct(prune_ratio: float, *, int8: bool = False, kept_weights: float = 1.0) -> float:
+def predicted_accuracy_drop_pct(
+    prune_ratio: float | Sequence[float], *, int8: bool = False, kept_weights: float = 1.0
+) -> float:
     """Percentage points of top-1 accuracy lost.
 
-    :param prune_ratio: share (0 to below 1) of the channels that go.
+    :param prune_ratio: share (0 to below 1) of the channels that go, or one share for each stage.
     :param int8: whether any operator is placed on an int8 processor.
     :param kept_weights: share (above 0 to 1) of the weights that branches leave.
     """
-    missing = (1 - math.sqrt(kept_weights), prune_ratio)
-    pruned = sum(MEASURED_DROP_PCT * (ratio / MEASURED_RATIO) ** 2 for ratio in missing)
+    ratios = [prune_ratio] if isinstance(prune_ratio, int | float) else prune_ratio
+    missing = (1 - math.sqrt(kept_weights)) ** 2 + sum(ratio**2 for ratio in ratios) / len(ratios)
+    pruned = MEASURED_DROP_PCT * missing / MEASURED_RATIO**2
     return round(pruned + (INT8_DROP_PCT if int8 else 0.0), 4)
 
 
@@ -76,8 +83,12 @@ class AccuracyDrops(ABC):
     """What compression costs one model."""
 
     @abstractmethod
-    def pruned_pct(self, prune_ratio: float) -> float:
-        """Percentage points of accuracy lost by pruning alone; infinite where it is surely over the budget."""
+    def compressed_pct(self, compression: Compression) -> float:
+        """Percentage points of accuracy lost by compression alone; infinite where it is surely over the budget."""
+
+    @abstractmethod
+    def expected_pct(self, ratios: Floats, channel_multiple: int) -> Floats:
+        """(N,) what pruning by (N, stages) ratios is expected to cost, from all that is known so far."""
 
     @property
     def key(self) -> str:
@@ -88,22 +99,22 @@ class AccuracyDrops(ABC):
         """Whether a last look, once a run has its best plans, takes this one back."""
         return False
 
-    def held_back(self, prune_ratio: float) -> MeasuredAccuracy | None:
+    def held_back(self, compression: Compression) -> MeasuredAccuracy | None:
         """What that last look says; None where nothing is held back."""
         return None
 
     @abstractmethod
-    def evidence(self, prune_ratio: float) -> Evidence:
+    def evidence(self, compression: Compression) -> Evidence:
         """How that number came about."""
 
-    def drop_pct(self, prune_ratio: float, *, int8: bool = False, kept_weights: float = 1.0) -> float:
+    def drop_pct(self, compression: Compression, *, int8: bool = False, kept_weights: float = 1.0) -> float:
         """Percentage points lost; int8 and branches are predicted, and added.
 
         :param int8: whether any operator is placed on an int8 processor.
         :param kept_weights: share (above 0 to 1) of the weights that branches leave.
         """
         return round(
-            self.pruned_pct(prune_ratio) + predicted_accuracy_drop_pct(0.0, int8=int8, kept_weights=kept_weights), 4
+            self.compressed_pct(compression) + predicted_accuracy_drop_pct(0.0, int8=int8, kept_weights=kept_weights), 4
         )
 
     def beside_pruning_pct(self, plan: Plan) -> float:
@@ -114,21 +125,25 @@ class AccuracyDrops(ABC):
     def of_plan(self, plan: Plan) -> float:
         """The same of a plan."""
         int8, kept = _beside_pruning(plan)
-        return self.drop_pct(plan.compression.prune_ratio, int8=int8, kept_weights=kept)
+        return self.drop_pct(plan.compression, int8=int8, kept_weights=kept)
 
     def evidence_of_plan(self, plan: Plan) -> Evidence:
         """`measured` only if all of it is."""
         predicted = _beside_pruning(plan) != (False, 1.0)
-        return Evidence.PREDICTED if predicted else self.evidence(plan.compression.prune_ratio)
+        return Evidence.PREDICTED if predicted else self.evidence(plan.compression)
 
 
 class PredictedDrops(AccuracyDrops):
     """By the curve above, for any model."""
 
-    def pruned_pct(self, prune_ratio: float) -> float:
-        return predicted_accuracy_drop_pct(prune_ratio)
+    def compressed_pct(self, compression: Compression) -> float:
+        return predicted_accuracy_drop_pct(compression.ratios)
 
-    def evidence(self, prune_ratio: float) -> Evidence:
+    def expected_pct(self, ratios: Floats, channel_multiple: int) -> Floats:
+        expected: Floats = MEASURED_DROP_PCT * np.square(ratios / MEASURED_RATIO).mean(axis=1)
+        return expected
+
+    def evidence(self, compression: Compression) -> Evidence:
         return Evidence.PREDICTED
 
 

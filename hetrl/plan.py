@@ -16,6 +16,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from hetrl.compression import Compression
 from hetrl.errors import PlanError
 
 SCHEMA: Literal["hetrl.plan/1"] = "hetrl.plan/1"
@@ -113,15 +114,6 @@ class ProcessCap(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
         _make_floats(self, "quota_cpus")
 
 
-class Compression(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How the model is made smaller: `prune_ratio` is the share of prunable channels taken away (0 to below 1)."""
-
-    prune_ratio: float = 0.0
-
-    def __post_init__(self) -> None:
-        _make_floats(self, "prune_ratio")
-
-
 class ModelRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The model a plan is for; the weights' hash is None where they were not at hand."""
 
@@ -215,8 +207,6 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
                         f"segments[{index}].nodes", f"{node!r} is already in segments[{seen[node]}]; segments overlap"
                     )
                 seen[node] = index
-        if not (math.isfinite(self.compression.prune_ratio) and 0 <= self.compression.prune_ratio < 1):
-            raise PlanError("compression.prune_ratio", f"{self.compression.prune_ratio} is not in [0, 1)")
         _check_caps(self.caps)
         low, high = QUEUE_WINDOW_RANGE
         if self.queue_window is not None and not low <= self.queue_window <= high:

@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from hetrl.compression import NO_COMPRESSION
 from hetrl.condition import Condition
 from hetrl.device_bridge.base import Device
 from hetrl.device_bridge.recording import Recorder, read_recording
@@ -165,7 +166,7 @@ def whole_plans(space: PlanSpace) -> dict[str, Plan]:
     """The plan that gives everything to one processor, for each that takes all groups, by its id."""
     found = {}
     for option, processor in enumerate(space.engine.processors):
-        if space.possible_at(0.0)[:, option].all():
+        if space.possible_at(NO_COMPRESSION)[:, option].all():
             codes = np.full(space.groups, CONTINUE)
             codes[0] = 1 + option
             found[processor.id] = _plan(space, codes)

@@ -18,6 +18,7 @@ from hetrl.agents.ledger import Ledger
 from hetrl.agents.problem import Problem
 from hetrl.agents.rows import row_of
 from hetrl.calibration.engine_sets import engine_sets
+from hetrl.compression import Compression
 from hetrl.condition import parse_condition
 from hetrl.device_bridge.quantity import Quantity, Source
 from hetrl.device_bridge.spec import DeviceSpec, Known, Link, Processor, builtin_names, load_spec
@@ -25,10 +26,11 @@ from hetrl.device_bridge.surrogate.cost_model import HOST_HOME
 from hetrl.device_bridge.surrogate.device import SurrogateDevice
 from hetrl.device_bridge.surrogate.schedule import Placed, Schedule, batch_of
 from hetrl.device_bridge.surrogate.tables import GROUPED_CONV, MEMORIES
+from hetrl.envs.compressions import RATIOS
 from hetrl.envs.evaluate import evaluate
 from hetrl.envs.partition import PartitionEnv
 from hetrl.envs.setting import Setting
-from hetrl.envs.space import GRANULARITIES, PRUNE_RATIOS, Granularity, PlanSpace
+from hetrl.envs.space import GRANULARITIES, Granularity, PlanSpace
 from hetrl.graph import OperatorGraph
 from hetrl.objective import Objective
 from hetrl.plan import Evidence, Memory
@@ -74,17 +76,18 @@ def space_of(graph: OperatorGraph, points: float, spec: DeviceSpec) -> PlanSpace
 
 
 def brute_force_ms(space: PlanSpace, points: float) -> float:
-    """The fastest of all placements at all pruning ratios that keep the accuracy budget; masks are not asked."""
+    """The fastest of all placements with all compressions that keep the accuracy budget; masks are not asked."""
     int8 = [p.precision == INT8 for p in space.engine.processors]
     choices = list(product(range(len(int8)), repeat=space.groups))
     best = np.inf
-    for ratio in PRUNE_RATIOS:
-        kept = [c for c in choices if predicted_accuracy_drop_pct(ratio, int8=any(int8[p] for p in c)) <= points]
+    for one in dict.fromkeys([*map(Compression, (0.0, *RATIOS)), *space.compressions]):
+        drops = [predicted_accuracy_drop_pct(one.ratios, int8=any(int8[p] for p in c)) for c in choices]
+        kept = [c for c, drop in zip(choices, drops, strict=True) if drop <= points]
         if kept:
             placed = [tuple(Placed(k, k, p, Memory.BUFFER) for k, p in enumerate(c)) for c in kept]
             schedules = [Schedule(p, overlap=o) for p in placed for o in {False, space.branches}]
             batch = batch_of(schedules, space.groups, len(int8))
-            best = min(best, float(space.device.cost_model(ratio).evaluate(batch, None).latency_ms.min()))
+            best = min(best, float(space.device.cost_model(one).evaluate(batch, None).latency_ms.min()))
     return best
 
 
@@ -139,17 +142,19 @@ def test_no_plan_over_the_accuracy_budget_is_ever_legal(seed: int, points: float
         worse = column.copy()
         worse[0] = GRANULARITIES.index(Granularity.INTRA_OP)
         worse[first + seed % space.groups] = 1 + 2
-        dear = predicted_accuracy_drop_pct(plan.compression.prune_ratio, int8=True) > points
+        dear = predicted_accuracy_drop_pct(plan.compression.ratios, int8=True) > points
         assert not (dear and space.is_legal(worse))
 
 
 def test_int8_is_open_where_its_price_fits_beside_the_pruning() -> None:
-    graph = chain_graph(3)
+    graph = chain_graph(3, channels=40)
     for points, free in ((0.0, []), (0.79, []), (INT8_DROP_PCT, [0.0]), (1.4, [0.0, 0.1]), (3.0, [0.0, 0.1, 0.2])):
         space = space_of(graph, points, phone())
         dsp = [p.unit for p in space.engine.processors].index("dsp")
-        assert [r for r in space.prune_ratios if space.possible_at(r)[:, dsp].all()] == free
-        assert all(space.possible_at(r)[:, :dsp].all() for r in space.prune_ratios)
+        assert [
+            c.prune_ratio for c in space.compressions if len(c.ratios) == 1 and space.possible_at(c)[:, dsp].all()
+        ] == free
+        assert all(space.possible_at(c)[:, :dsp].all() for c in space.compressions)
     whole = segments_by_group(SurrogateDevice(phone(), graph), [DSP] * 3)
     assert space_of(graph, 0.0, phone()).encode(whole) is None
     assert space_of(graph, 1.0, phone()).encode(whole) is not None

@@ -147,7 +147,7 @@ def test_a_seed_changes_samples_alone(env: PartitionEnv) -> None:
 def test_each_decision_has_a_name_and_each_action_a_meaning(env: PartitionEnv) -> None:
     names = env.decision_names()
     assert len(names) == len(set(names)) == env.core.space.length
-    assert names[:3] == ("granularity", "memory", "prune_ratio")
+    assert names[:3] == ("granularity", "memory", "compression")
     assert names[-4:] == ("place conv1", "place conv2", "place pool", "place logits")
     env.reset()
     told: dict[str, list[str]] = {}
@@ -229,10 +229,10 @@ def test_an_accuracy_budget_opens_pruning(tiny: str, env: PartitionEnv) -> None:
     ratios = []
     for each in (strict, env):
         each.reset()
-        for _ in range(each.decision_names().index("prune_ratio")):
+        for _ in range(each.decision_names().index("compression")):
             each.step(0)
         ratios.append([each.describe_action(int(a)) for a in np.flatnonzero(each.action_masks())])
-    assert ratios[0] == ["0"] and ratios[1][:2] == ["0", "0.1"]
+    assert ratios[0] == ["0"] and ratios[1][:2] == ["0", "0.3"]  # of 8 and 16 channels, in multiples of 4
 
 
 def test_a_frame_budget_costs_plans_that_break_it(tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def test_exact_agrees_with_brute_force_on_200_random_models() -> None:
     for graph in graphs(3, range(2, 5), range(2001, 2260)):
         objective = Objective(max_accuracy_drop_pct=2.0 if found % 4 == 3 else 0.0)
         space = small_space(graph, objective, spec=(D1, SLOW)[found % 2])
-        free = ["memory", "prune_ratio"] + (["cap gpu/mace/fp32"] if space.groups == 2 else [])
+        free = ["memory", "compression"] + (["cap gpu/mace/fp32"] if space.groups == 2 else [])
         best = exact(space, objective, COLD)
         assert best.schedule is not None
         check_best(best, fastest_ms(space, everything_of(space, *free)), space)
@@ -158,19 +158,23 @@ def test_exact_is_the_best_of_all_plans_at_several_shares() -> None:
 
 
 def test_exact_prunes_as_far_as_the_budget_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    most = 0
     for graph in graphs(3, range(2, 5), range(500, 512)):
         for points in (0.6, 5.0):
             budget = Objective(max_accuracy_drop_pct=points)
             best = exact(small_space(graph, budget), budget, COLD)
-            ratios = [r for r in space_module.PRUNE_RATIOS if predicted_accuracy_drop_pct(r) <= points]
+            offered = small_space(graph, budget).compressions
+            assert all(predicted_accuracy_drop_pct(one.ratios) <= points for one in offered)
             fastest = []
-            for ratio in ratios:  # a space of one ratio holds all that is possible at that ratio
+            for one in offered:  # a space of one compression holds all that is possible with it
                 with monkeypatch.context() as patched:
-                    patched.setattr(space_module, "PRUNE_RATIOS", (ratio,))
+                    patched.setattr(space_module, "compressions", lambda *_, one=one: (one,))
                     space = small_space(graph, budget)
                     fastest.append(fastest_ms(space, everything_of(space, "memory")))
-            assert len(ratios) > 1 and best.prune_ratio in ratios
+            assert best.compression in offered
+            most = max(most, len(offered))
             check_best(best, min(fastest), space)
+    assert most > 2
 
 
 def test_a_frame_limit_is_kept_and_its_bound_holds() -> None:

@@ -11,6 +11,7 @@ import onnx
 import pytest
 
 from hetrl.cli.main import run
+from hetrl.compression import Compression
 from hetrl.condition import Condition, Ui, parse_condition
 from hetrl.device_bridge.base import Device
 from hetrl.device_bridge.host.device import RunnerDevice
@@ -21,7 +22,7 @@ from hetrl.device_bridge.runner.protocol import EngineState, Hello
 from hetrl.errors import DeviceFailed, ModelError, UnknownName, UsageError
 from hetrl.graph import OperatorGraph
 from hetrl.measurement import Failure
-from hetrl.plan import Axis, Cap, Compression, Part, Plan
+from hetrl.plan import Axis, Cap, Part, Plan
 from hetrl.testing.devices import DeviceConformance, whole_model_plans
 from hetrl.zoo.resolve import resolve_model
 from tests.host_help import quick_host

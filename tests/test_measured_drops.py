@@ -13,10 +13,12 @@ import hetrl
 from hetrl.accuracy import predicted_accuracy_drop_pct
 from hetrl.agents.run_folder import RunFolder
 from hetrl.cli.main import run
+from hetrl.compression import NO_COMPRESSION, Compression
+from hetrl.envs.compressions import MOST_TRIED, RATIOS
 from hetrl.envs.setting import Setting
 from hetrl.errors import HetrlError
 from hetrl.objective import Objective
-from hetrl.plan import Compression, Evidence
+from hetrl.plan import Evidence
 from hetrl.scoring.measured_drops import Evaluation, MeasuredDrops
 from tests.digits import Digits
 from tests.host_help import quick_host
@@ -33,14 +35,16 @@ def setting(digits: Digits, points: float, told: list[str] | None = None) -> Set
 def test_what_the_budget_allows_is_what_was_measured(digits: Digits) -> None:
     told: list[str] = []
     found = setting(digits, 5.0, told)
-    ratios = found.space.prune_ratios
-    assert ratios[0] == 0.0 and 0.1 in ratios and 0.5 not in ratios  # by prediction 0.3 costs 4.92 points
+    offered = found.space.compressions
+    assert offered[0] == NO_COMPRESSION and Compression(0.5) not in offered
+    assert Compression(0.3) in offered  # fitted to what channels carried; by prediction it costs 4.92 points
+    assert any(len(compression.ratios) > 1 for compression in offered)
     drops = found.drops
     assert isinstance(drops, MeasuredDrops)
-    assert all(drops.pruned_pct(ratio) <= 5.0 for ratio in ratios)
-    assert drops.pruned_pct(0.1) != predicted_accuracy_drop_pct(0.1)
-    assert drops.evidence(0.1) is Evidence.MEASURED and "on the tuning half" in told[0]
-    assert len(told) < 5  # above a ratio that is surely over the budget nothing is measured
+    assert all(drops.compressed_pct(compression) <= 5.0 for compression in offered)
+    assert drops.compressed_pct(Compression(0.3)) != predicted_accuracy_drop_pct(0.3)
+    assert drops.evidence(Compression(0.1)) is Evidence.MEASURED and "on the tuning half" in told[0]
+    assert len(told) <= len(RATIOS) + MOST_TRIED
 
 
 def test_halves_are_apart_and_the_last_look_is_at_the_other(digits: Digits) -> None:
@@ -49,10 +53,10 @@ def test_halves_are_apart_and_the_last_look_is_at_the_other(digits: Digits) -> N
     tuning, held_back = drops._tuning, drops._held_back
     assert not set(tuning.rows) & set(held_back.rows)
     assert len(tuning) + len(held_back) == len(np.load(digits.test)["labels"])
-    last = drops.held_back(0.1)
+    last = drops.held_back(Compression(0.1))
     assert last.samples == len(held_back) and last.interval_pct is not None
     assert last.interval_pct[0] <= last.drop_pct <= last.interval_pct[1]
-    unpruned = drops.held_back(0.0)
+    unpruned = drops.held_back(NO_COMPRESSION)
     assert unpruned.drop_pct == 0.0
 
 
@@ -70,7 +74,7 @@ def test_a_duel_is_not_won_by_a_plan_that_was_refused(
     digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Though the planner's exact plan, which prunes, is among the plans that take part."""
-    monkeypatch.setattr(MeasuredDrops, "refuses", lambda self, plan: plan.compression.prune_ratio > 0)
+    monkeypatch.setattr(MeasuredDrops, "refuses", lambda self, plan: plan.compression.prunes)
     with quick_host(tmp_path):
         found = hetrl.search(
             str(digits.model), "host", sampler="random", budget=4, eval_data=digits.test,
@@ -108,9 +112,9 @@ def test_a_plan_that_fails_the_last_look_is_not_taken(digits: Digits, monkeypatc
         "agent": "auto",
     }
     kept = hetrl.tune(str(digits.model), "d1", **arguments)
-    assert kept.plan.compression.prune_ratio > 0 and kept.accuracy is not None
+    assert kept.plan.compression.prunes and kept.accuracy is not None
     assert kept.accuracy_drop_pct == kept.accuracy.drop_pct <= 5.0
-    monkeypatch.setattr(MeasuredDrops, "refuses", lambda self, plan: plan.compression.prune_ratio > 0)
+    monkeypatch.setattr(MeasuredDrops, "refuses", lambda self, plan: plan.compression.prunes)
     refused = hetrl.tune(str(digits.model), "d1", **arguments)
     assert refused.plan.compression == Compression() and refused.accuracy_drop_pct == 0.0
     assert refused.latency_ms > kept.latency_ms

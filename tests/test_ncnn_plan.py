@@ -10,13 +10,14 @@ import onnx
 import pytest
 from onnx import helper
 
+from hetrl.compression import Compression
 from hetrl.device_bridge.runner.engines.ncnn import ENGINE
 from hetrl.errors import PlanError
 from hetrl.graph import OperatorGraph
 from hetrl.graph.reader import graph_from_model
 from hetrl.partition.ncnn import Unconvertible, to_ncnn
 from hetrl.partition.ncnn_plan import plan_param
-from hetrl.plan import Axis, Cap, Compression, Part, Plan, Segment
+from hetrl.plan import Axis, Cap, Part, Plan, Segment
 from hetrl.plan_check import model_ref
 from hetrl.zoo import resolve_model
 from hetrl.zoo.networks import blueprint

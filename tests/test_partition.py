@@ -13,6 +13,7 @@ from hypothesis import assume, given, reject, settings
 from hypothesis import strategies as st
 from onnx import helper
 
+from hetrl.compression import Compression
 from hetrl.device_bridge.blobs import BlobStore
 from hetrl.errors import MissingExtra, ModelError, PlanError
 from hetrl.graph.reader import graph_from_model, load_graph
@@ -26,7 +27,7 @@ from hetrl.partition import (
     require_engines,
     seeded_inputs,
 )
-from hetrl.plan import Axis, Cap, Compression, Part, Segment
+from hetrl.plan import Axis, Cap, Part, Segment
 from hetrl.testing.models import random_blueprint, random_decisions
 from tests.partition_help import (
     CPU,

@@ -15,12 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hetrl.compression import Compression
 from hetrl.device_bridge.surrogate.device import SurrogateDevice
 from hetrl.errors import PlanError
 from hetrl.plan import (
     Axis,
     Cap,
-    Compression,
     Evidence,
     Expected,
     MadeBy,
@@ -156,9 +156,6 @@ BROKEN: list[tuple[dict[str, Any], str]] = [
     ({"segments": (replace(ONE, parts=(Part(CPU, 99),)),)}, "segments[0].parts"),
     ({"segments": (replace(ONE, parts=HALVES),)}, "segments[0].axis"),
     ({"segments": (replace(ONE, axis=Axis.HEIGHT),)}, "segments[0].axis"),
-    ({"compression": Compression(1.0)}, "compression.prune_ratio"),
-    ({"compression": Compression(-0.1)}, "compression.prune_ratio"),
-    ({"compression": Compression(math.nan)}, "compression.prune_ratio"),
     ({"caps": (Cap(CPU, 0.5), Cap(CPU, 0.5))}, "caps"),
     ({"caps": (Cap(GPU, 0.5), Cap(CPU, 0.0))}, "caps[1].duty"),
     ({"caps": (Cap(CPU, math.inf),)}, "caps[0].duty"),

@@ -8,9 +8,10 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
+from hetrl.compression import Compression
 from hetrl.errors import MissingExtra
 from hetrl.measurement import SegmentTiming
-from hetrl.plan import Axis, Cap, Compression, Evidence, Memory, ModelRef, Part, Plan, Segment
+from hetrl.plan import Axis, Cap, Evidence, Memory, ModelRef, Part, Plan, Segment
 from hetrl.report.comparison import comparison_lines, comparison_table
 from hetrl.report.gantt import gantt_rgb, gantt_text
 from hetrl.report.tables import (

@@ -42,6 +42,7 @@ from hetrl.plan_check import check_plan
 from hetrl.progress import Silent
 from hetrl.results import Result
 from hetrl.testing.models import random_decisions, random_graph
+from tests.surrogate_help import chain_graph
 from tests.tiny_models import save_tiny_cnn
 
 SAMPLERS = plugins.names(Kind.SAMPLER.group)
@@ -111,10 +112,10 @@ def test_few_pieces_come_near_to_the_exact_plan() -> None:
 
 def test_only_decisions_that_matter_are_parameters() -> None:
     names = {p.name for p in Cuts(random_problem(1).space, Objective(), 4).parameters}
-    assert not {n for n in names if n.startswith("cap") or n in ("queue_window", "kernel_slice_ms", "prune_ratio")}
-    limited = random_problem(1, OBJECTIVES[2])
+    assert not {n for n in names if n.startswith("cap") or n in ("queue_window", "kernel_slice_ms", "compression")}
+    limited = Problem.on(open_device("d1", chain_graph(3, channels=40)), Condition(), OBJECTIVES[2])
     names = {p.name for p in Cuts(limited.space, limited.objective, 4).parameters}
-    assert {"queue_window", "kernel_slice_ms", "prune_ratio", "cap gpu/mace/fp32"} <= names
+    assert {"queue_window", "kernel_slice_ms", "compression", "cap gpu/mace/fp32"} <= names
 
 
 @settings(max_examples=8)

@@ -82,8 +82,8 @@ def test_frame_limit_is_kept_by_caps_window_or_slicing() -> None:
 def test_accuracy_budget_decides_pruning() -> None:
     whole = hetrl.tune("vgg16", "d1", budget=10)
     pruned = hetrl.tune("vgg16", "d1", budget=10, objective=Objective(max_accuracy_drop_pct=5))
-    assert whole.plan.compression.prune_ratio == 0 == whole.accuracy_drop_pct
-    assert pruned.plan.compression.prune_ratio > 0 and 0 < pruned.accuracy_drop_pct <= 5
+    assert not whole.plan.compression.prunes and whole.accuracy_drop_pct == 0
+    assert pruned.plan.compression.prunes and 0 < pruned.accuracy_drop_pct <= 5
     assert pruned.latency_ms < whole.latency_ms
 
 

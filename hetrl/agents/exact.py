@@ -22,6 +22,7 @@ import numpy as np
 
 from hetrl.agents.makespan import EFFORT, TOLERANCE, least_ms, solve_makespan
 from hetrl.agents.segment_costs import Floats, Ints, Move, SegmentCosts
+from hetrl.compression import NO_COMPRESSION, Compression
 from hetrl.condition import Condition
 from hetrl.device_bridge.surrogate.cost_model import CostModel
 from hetrl.device_bridge.surrogate.schedule import Placed, Schedule, batch_of
@@ -36,7 +37,7 @@ class Exact:
     """The best known schedule and a proven bound; `proven` when they meet."""
 
     schedule: Schedule | None
-    prune_ratio: float
+    compression: Compression
     latency_ms: float
     bound_ms: float
 
@@ -60,9 +61,9 @@ def additive(space: PlanSpace, objective: Objective, condition: Condition) -> Ex
     bound = np.inf
     limited = objective.max_frame_drop_rate is not None and condition.ui is not None
     settings = _settings(len(space.engine.processors), limited)
-    for ratio in space.prune_ratios:
-        model = space.device.cost_model(ratio, condition=condition)
-        possible = space.possible_at(ratio)  # so every plan solved for keeps the accuracy budget
+    for compression in space.compressions:
+        model = space.device.cost_model(compression, condition=condition)
+        possible = space.possible_at(compression)  # so every plan solved for keeps the accuracy budget
         for memory in space.memories:
             hopeless: list[_Setting] = []
             for setting in settings:
@@ -77,21 +78,22 @@ def additive(space: PlanSpace, objective: Objective, condition: Condition) -> Ex
                 schedule = setting.schedule(solved.segments)
                 latency_ms = _measured(space, model, schedule, condition, objective)
                 if latency_ms is not None and latency_ms < best.latency_ms:
-                    best = Exact(schedule, ratio, latency_ms, bound)
+                    best = Exact(schedule, compression, latency_ms, bound)
     return _certified(best, bound)
 
 
 def _on_one_processor(space: PlanSpace, objective: Objective, condition: Condition) -> Exact:
     """The best single processor: something that keeps the budgets, if the CPU alone does."""
-    best = Exact(None, 0.0, np.inf, np.inf)
-    for ratio in space.prune_ratios:
-        model, everywhere = space.device.cost_model(ratio, condition=condition), space.possible_at(ratio).all(axis=0)
+    best = Exact(None, NO_COMPRESSION, np.inf, np.inf)
+    for compression in space.compressions:
+        model = space.device.cost_model(compression, condition=condition)
+        everywhere = space.possible_at(compression).all(axis=0)
         for option in np.flatnonzero(space.single & everywhere).tolist():
             for memory in space.memories:
                 schedule = Schedule((Placed(0, space.groups - 1, option, memory),))
                 latency_ms = _measured(space, model, schedule, condition, objective)
                 if latency_ms is not None and latency_ms < best.latency_ms:
-                    best = Exact(schedule, ratio, latency_ms, np.inf)
+                    best = Exact(schedule, compression, latency_ms, np.inf)
     return best
 
 
@@ -103,16 +105,16 @@ def _certified(best: Exact, bound_ms: float) -> Exact:
 def side_by_side(space: PlanSpace, objective: Objective, condition: Condition, best: Exact) -> Exact:
     """The best of a serial plan and of plans whose branches overlap, and a bound on both kinds."""
     problems = []
-    for ratio in space.prune_ratios:
-        model, possible = space.device.cost_model(ratio, condition=condition), space.possible_at(ratio)
+    for compression in space.compressions:
+        model, possible = space.device.cost_model(compression, condition=condition), space.possible_at(compression)
         for memory in space.memories:
-            problems.append((least_ms(model, memory, possible), ratio, memory, model, possible))
+            problems.append((least_ms(model, memory, possible), compression, memory, model, possible))
     problems.sort(key=lambda problem: problem[0])
     if best.schedule is None:
         return replace(best, bound_ms=min(best.bound_ms, problems[0][0]))
     bound = best.bound_ms
     hopeful = sum(problem[0] < best.latency_ms for problem in problems)
-    for _, ratio, memory, model, possible in problems[:hopeful]:  # none of the others is faster than what is known
+    for _, compression, memory, model, possible in problems[:hopeful]:  # none else is faster than what is known
         found = solve_makespan(model, memory, possible, best.latency_ms, EFFORT // hopeful)
         bound = min(bound, found.bound_ms)
         if found.segments is None:
@@ -120,7 +122,7 @@ def side_by_side(space: PlanSpace, objective: Objective, condition: Condition, b
         schedule = Schedule(found.segments, overlap=True)
         latency_ms = _measured(space, model, schedule, condition, objective)
         if latency_ms is not None and latency_ms < best.latency_ms:
-            best = Exact(schedule, ratio, latency_ms, bound)
+            best = Exact(schedule, compression, latency_ms, bound)
     return _certified(best, bound)
 
 

@@ -46,7 +46,7 @@ class Problem(Setting):
             self.space.options,
             self.planner.engine,
             device=self.planner.spec.id,
-            prune_ratio=found.prune_ratio,
+            compression=found.compression,
             made_by=MadeBy(method="exact"),
         )
 
@@ -91,7 +91,7 @@ class Problem(Setting):
             spec_sha256=hashlib.sha256(msgspec.json.encode(self.device.spec)).hexdigest(),
             engine=self.planner.engine_name,
             condition=str(self.condition),
-            prune_ratios=self.space.prune_ratios,
+            compressions=self.space.compressions,
             accuracy=self.drops.key,
             length=self.space.length,
             width=self.space.width,

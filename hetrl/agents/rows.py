@@ -7,7 +7,7 @@ import math
 import msgspec
 
 from hetrl.agents.infeasible import broken_words
-from hetrl.compress.channels import pruned
+from hetrl.compress.planned import compressed_graph
 from hetrl.condition import Condition
 from hetrl.envs.setting import Setting
 from hetrl.measurement import Measurement
@@ -32,7 +32,7 @@ def row_of(name: str, plan: Plan, measured: Measurement, setting: Setting) -> Ro
         accuracy_drop_pct=drop_pct,
         accuracy_evidence=setting.drops.evidence_of_plan(plan),
         peak_memory_mb=measured.peak_memory_mb,
-        model_size_mb=pruned(graph, plan.compression.prune_ratio).weight_bytes / 1e6,
+        model_size_mb=compressed_graph(graph, plan.compression).weight_bytes / 1e6,
         energy_mj=measured.energy_mj,
         frame_drop_rate=measured.frame_drop_rate,
         fallback_ratio=moved / len(graph.nodes),

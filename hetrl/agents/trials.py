@@ -9,6 +9,7 @@ from types import TracebackType
 
 import msgspec
 
+from hetrl.compression import Compression
 from hetrl.errors import PlanError, RunError
 from hetrl.json_lines import open_to_append, whole_lines
 from hetrl.plan import Plan
@@ -28,7 +29,7 @@ class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     spec_sha256: str
     engine: str
     condition: str
-    prune_ratios: tuple[float, ...]
+    compressions: tuple[Compression, ...]
     length: int
     width: int
     accuracy: str = ""

@@ -195,7 +195,7 @@ def _result(
     made_by = MadeBy(method=by, search=search.method, seed=search.seed, hetrl=hetrl.__version__)
     bound = problem.optimum.bound_ms if problem.knows_optimum else None
     measured = problem.drops.evidence_of_plan(plan) is Evidence.MEASURED
-    accuracy = problem.drops.held_back(plan.compression.prune_ratio) if measured else None
+    accuracy = problem.drops.held_back(plan.compression) if measured else None
     drop_pct = learned.accuracy_drop_pct if accuracy is None else accuracy.drop_pct
     expected = expected_of(msgspec.structs.replace(learned, accuracy_drop_pct=drop_pct), problem.condition, bound)
     plan = msgspec.structs.replace(plan, expected=expected, made_by=made_by)

@@ -11,21 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import StrEnum
-from importlib.util import find_spec
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from hetrl.compress.activations import fetched
 from hetrl.compress.constants import Array, Constants
-from hetrl.errors import MissingExtra, UsageError
+from hetrl.errors import UsageError
 from hetrl.graph import OperatorGraph
 from hetrl.graph.channels import ChannelAxis, Role
 
 Scores = NDArray[np.float64]
 """One number per channel of `OperatorGraph.channels`; NaN where nothing is known."""
-
-_SESSION_OUTPUTS = 64  # tensors fetched from one run: they are all in memory at a time
 
 
 class Importance(StrEnum):
@@ -101,21 +99,13 @@ def _activations(
     model: onnx.ModelProto, graph: OperatorGraph, inputs: Iterable[Mapping[str, Array]]
 ) -> list[tuple[ChannelAxis, Scores]]:
     """Of each tensor that a product with weights reads."""
-    if find_spec("onnxruntime") is None:
-        raise MissingExtra("importance by activation", "host")
     found = _read_by_products(graph)
     batches = list(inputs)
     if not batches:
         raise UsageError("importance by activation needs inputs to run the model on", "or choose l1")
-    names, sums = list(found), {name: np.zeros(0) for name in found}
-    for begin in range(0, len(names), _SESSION_OUTPUTS):
-        part = names[begin : begin + _SESSION_OUTPUTS]
-        run = _runner(model, part)
-        for batch in batches:
-            for name, array in zip(part, run(batch), strict=True):
-                _, number = found[name]
-                values = _l1(array, number)
-                sums[name] = values if not sums[name].size else sums[name] + values
+    sums: dict[str, Scores] = {}
+    for name, array in fetched(model, list(found), batches):
+        sums[name] = sums.get(name, 0.0) + _l1(array, found[name][1])
     return [(found[name][0], values) for name, values in sums.items()]
 
 
@@ -133,21 +123,3 @@ def _read_by_products(graph: OperatorGraph) -> dict[str, tuple[ChannelAxis, int]
                 if axis is not None:
                     found.setdefault(operand.name, (axis, number))
     return found
-
-
-def _runner(model: onnx.ModelProto, names: list[str]) -> Callable[[Mapping[str, Array]], list[Array]]:
-    import onnxruntime
-
-    watched = onnx.ModelProto()
-    watched.CopyFrom(model)
-    del watched.graph.output[:]
-    watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-    def run(batch: Mapping[str, Array]) -> list[Array]:
-        results: list[Array] = session.run(names, dict(batch))
-        return results
-
-    return run

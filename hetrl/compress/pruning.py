@@ -17,6 +17,7 @@ from onnx import inliner
 
 from hetrl.compress.bounds import holds_indices
 from hetrl.compress.channels import Ratio, kept_channels, pruned
+from hetrl.compress.compensate import Moments, compensated
 from hetrl.compress.constants import Array
 from hetrl.compress.importance import Importance, Scores, scores
 from hetrl.compress.open_sizes import closed_unless_open
@@ -93,6 +94,7 @@ def prune(
     multiple: int = 4,
     inputs: Iterable[Mapping[str, Array]] = (),
     input_shapes: InputShapes | None = None,
+    known: Moments | None = None,
 ) -> Pruned:
     """Take the least important channels out of a model. Equal ones go from the last to the first.
 
@@ -107,6 +109,7 @@ def prune(
     :param multiple: channels stay in multiples of it, rounded up.
     :param inputs: batches by input name, for `Importance.ACTIVATION`.
     :param input_shapes: sizes that the model leaves open.
+    :param known: of this model; weights take over what lost channels carried (`compress.compensate`).
     :raises UsageError: a ratio or multiple out of range, or inputs missing.
     :raises ModelError: no valid model, or its weights are missing.
     """
@@ -119,7 +122,8 @@ def prune(
     if planned is graph:
         return Pruned(model, graph, report, ())
     stays = _stays(graph, kept, scores(model, graph, importance, inputs))
-    result = without(model, graph, stays)
+    fitted = model if known is None else compensated(model, graph, stays, known)
+    result = without(fitted, graph, stays)
     _verify(result, planned, input_shapes)
     result = closed_unless_open(model, result, input_shapes or {})
     return Pruned(result, planned, report, _removed(graph, stays))

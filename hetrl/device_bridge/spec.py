@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from hetrl.compression import CHANNEL_MULTIPLE, MOST_CHANNEL_MULTIPLE
 from hetrl.device_bridge.hardware import Hardware
 from hetrl.device_bridge.quantity import Quantity
 from hetrl.errors import SpecError, UnknownName
@@ -177,7 +178,10 @@ class Engine(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 class DeviceSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One device file (`hetrl.device/1`); predictions need its engine sets, `hardware` is for people and rules."""
+    """One device file (`hetrl.device/1`); predictions need its engine sets, `hardware` is for people and rules.
+
+    :param channel_multiple: numbers of channels that its processors work on at once, so that pruning leaves multiples.
+    """
 
     schema: str
     id: str
@@ -189,8 +193,11 @@ class DeviceSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     engines: dict[str, Engine]
     hardware: Hardware | None = None
     notes: str = ""
+    channel_multiple: int = CHANNEL_MULTIPLE
 
     def __post_init__(self) -> None:
+        if not 1 <= self.channel_multiple <= MOST_CHANNEL_MULTIPLE:
+            raise ValueError(f"channel_multiple is {self.channel_multiple}, not in 1 to {MOST_CHANNEL_MULTIPLE}")
         if self.schema != SCHEMA:
             raise ValueError(f"schema is {self.schema!r}, not {SCHEMA!r}")
         if not self.id:

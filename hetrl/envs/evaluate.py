@@ -106,14 +106,14 @@ def of_measurements(measured: list[Measurement], accuracy_drop_pct: Floats, grou
 
 
 def _on_surrogate(space: PlanSpace, device: SurrogateDevice, condition: Condition, taken: Ints) -> Outcomes:
-    """In parts whose arrays are small; plans of equal pruning ratio, which share a cost model, lie side by side."""
+    """In parts whose arrays are small; plans of equal compression, which share a cost model, lie side by side."""
     outcomes = Outcomes.empty(taken.shape[1], space.groups)
     order = np.argsort(taken[2], kind="stable")
     for begin in range(0, len(order), _PART):
         where = order[begin : begin + _PART]
-        batch, prune = space.schedules(taken[:, where])
-        outcomes.accuracy_drop_pct[where] = space.accuracy_drop_pct(batch, prune)
-        found = _totals(space, device, condition, batch, prune)
+        batch, compression = space.schedules(taken[:, where])
+        outcomes.accuracy_drop_pct[where] = space.accuracy_drop_pct(batch, compression)
+        found = _totals(space, device, condition, batch, compression)
         fits = np.isfinite(found.latency_ms) & (found.peak_memory_mb <= device.memory_limit_mb)
         where, known = where[fits], slice(None) if fits.all() else fits
         for field in fields(Totals):
@@ -121,12 +121,14 @@ def _on_surrogate(space: PlanSpace, device: SurrogateDevice, condition: Conditio
     return outcomes
 
 
-def _totals(space: PlanSpace, device: SurrogateDevice, condition: Condition, batch: Schedules, prune: Ints) -> Totals:
-    """Totals of plans that are sorted by pruning ratio."""
-    bounds = np.flatnonzero(np.diff(prune, prepend=-1, append=-1)).tolist()
+def _totals(
+    space: PlanSpace, device: SurrogateDevice, condition: Condition, batch: Schedules, compression: Ints
+) -> Totals:
+    """Totals of plans that are sorted by compression."""
+    bounds = np.flatnonzero(np.diff(compression, prepend=-1, append=-1)).tolist()
     found = []
     for begin, end in pairwise(bounds):
-        model = device.cost_model(space.prune_ratios[int(prune[begin])], condition=condition)
+        model = device.cost_model(space.compressions[int(compression[begin])], condition=condition)
         alike = Schedules(*(getattr(batch, field.name)[..., begin:end] for field in fields(Schedules)))
         found.append(totals(model, alike, condition.ui))
     if len(found) == 1:

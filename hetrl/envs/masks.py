@@ -18,13 +18,13 @@ class MaskTables:
 
     def __init__(self, space: PlanSpace) -> None:
         self._space = space
-        self._shape = (len(GRANULARITIES), len(space.prune_ratios), len(space.options), len(_LENGTHS))
+        self._shape = (len(GRANULARITIES), len(space.compressions), len(space.options), len(_LENGTHS))
         self._tables: dict[tuple[bytes, bool, bool], Bools] = {}
 
-    def plan_rows(self, granularity: Ints, prune: Ints) -> Ints:
+    def plan_rows(self, granularity: Ints, compression: Ints) -> Ints:
         """(B,) what of a row's number stays the same through a plan."""
         _, ratios, options, lengths = self._shape
-        return (granularity * ratios + prune) * (options * lengths)
+        return (granularity * ratios + compression) * (options * lengths)
 
     def look_up(self, k: int, plan_rows: Ints, placed: Ints, length: Ints) -> Bools:
         """(B, width) legal codes of group `k`; see `PlanSpace.group_mask`."""
@@ -38,7 +38,7 @@ class MaskTables:
         space = self._space
         name = (space.possible[k].tobytes(), k == 0, k == space.groups - 1)
         if name not in self._tables:
-            granularity, prune, placed, length = np.indices(self._shape).reshape(len(self._shape), -1)
-            legal = space.group_mask(k, granularity, prune, placed, _LENGTHS[length])
+            granularity, compression, placed, length = np.indices(self._shape).reshape(len(self._shape), -1)
+            legal = space.group_mask(k, granularity, compression, placed, _LENGTHS[length])
             self._tables[name] = np.ascontiguousarray(legal.T)
         return self._tables[name]

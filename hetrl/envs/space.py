@@ -1,6 +1,6 @@
 """The plans that a run may choose from, as a sequence of discrete decisions.
 
-First what holds for the whole plan (granularity, memory type, pruning ratio, queue window, kernel slicing, a cap per
+First what holds for the whole plan (granularity, memory type, compression, queue window, kernel slicing, a cap per
 processor), then one decision per fusion group in execution order: 0 continues the segment before it, 1 + o starts a
 new segment with placement o. Masks leave out what is impossible or says the same twice, so that every complete
 sequence of legal decisions is a valid plan.
@@ -18,6 +18,7 @@ import numpy.typing as npt
 from msgspec import UNSET
 
 from hetrl.accuracy import INT8, PREDICTED_DROPS, AccuracyDrops
+from hetrl.compression import NO_COMPRESSION, Compression
 from hetrl.device_bridge.spec import GpuCost, Processor
 from hetrl.device_bridge.surrogate.compile import option_of, plan_of, schedule_of
 from hetrl.device_bridge.surrogate.cost_model import Schedules
@@ -25,6 +26,7 @@ from hetrl.device_bridge.surrogate.device import SurrogateDevice
 from hetrl.device_bridge.surrogate.schedule import Placed, Schedule
 from hetrl.device_bridge.surrogate.segments import segments
 from hetrl.device_bridge.surrogate.tables import MAX_CHAIN, MEMORIES
+from hetrl.envs.compressions import compressions
 from hetrl.errors import UsageError
 from hetrl.graph import OpKind
 from hetrl.objective import Objective
@@ -34,7 +36,6 @@ from hetrl.plan_check import check_plan
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
-PRUNE_RATIOS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 QUEUE_WINDOWS = (16, 4, 2, 1)
 SLICES_MS: tuple[float | None, ...] = (None, 4.0, 1.0)
 DUTIES = (1.0, 0.75, 0.5, 0.25)
@@ -69,7 +70,7 @@ class PlanSpace:
     """All plans of one model on one engine set that a run allows.
 
     :param device: the surrogate that knows which placements are possible.
-    :param objective: its accuracy budget bounds the pruning ratios, and forbids int8 where it cannot be paid.
+    :param objective: its accuracy budget bounds compression, and forbids int8 where it cannot be paid.
     :param drops: what these cost.
     """
 
@@ -80,23 +81,23 @@ class PlanSpace:
         self.options = device.options
         self.drops = drops
         budget = objective.max_accuracy_drop_pct
-        self.prune_ratios = tuple(r for r in PRUNE_RATIOS if drops.drop_pct(r) <= budget)
+        self.compressions = compressions(device, drops, budget)
         memories = tuple(m for m in MEMORIES if any(m in p.memory for p in self.engine.processors))
         self.memories = memories or (Memory.BUFFER,)
         self._memory_index = np.array([MEMORIES.index(m) for m in self.memories])
         self.groups = len(self.graph.groups)
         if all(self.graph.group_geometry(g).kind is OpKind.VIEW for g in range(self.groups)):
             raise UsageError(f"{self.graph.name!r} has no operator that takes time, so there is nothing to place")
-        self.branches = bool(device.cost_model(self.prune_ratios[0]).tables.workload.independent.any())
+        self.branches = bool(device.cost_model().tables.workload.independent.any())
         self.single = np.array([not o.split for o in self.options])
         self.chained = np.array([o.axis is Axis.HEIGHT for o in self.options])
-        possible = [device.cost_model(ratio).tables.possible for ratio in self.prune_ratios]
+        possible = [device.cost_model(compression).tables.possible for compression in self.compressions]
         self.possible: Bools = np.logical_and.reduce(possible)
         precisions = [{self.engine.processors[p].precision for p in o.processors} for o in self.options]
         self._int8 = np.array([INT8 in found for found in precisions], dtype=np.int64)
-        both = [[drops.drop_pct(r, int8=b) for b in (False, True)] for r in self.prune_ratios]
-        self._drop_pct = np.array(both)  # (ratios, without and with int8)
-        self._affordable: Bools = self._drop_pct[:, self._int8] <= budget  # (ratios, O)
+        both = [[drops.drop_pct(c, int8=b) for b in (False, True)] for c in self.compressions]
+        self._drop_pct = np.array(both)  # (compressions, without and with int8)
+        self._affordable: Bools = self._drop_pct[:, self._int8] <= budget  # (compressions, O)
 
     @cached_property
     def globals(self) -> tuple[Decision, ...]:
@@ -104,7 +105,7 @@ class PlanSpace:
         return (
             Decision("granularity", tuple(g.value for g in GRANULARITIES)),
             Decision("memory", tuple(m.value for m in self.memories)),
-            Decision("prune_ratio", tuple(f"{r:g}" for r in self.prune_ratios)),
+            Decision("compression", tuple(map(str, self.compressions))),
             Decision("queue_window", tuple(str(w) for w in QUEUE_WINDOWS)),
             Decision("kernel_slice_ms", tuple("none" if s is None else f"{s:g}" for s in SLICES_MS)),
             *(Decision(f"cap {p.id}", tuple(f"{d:g}" for d in DUTIES)) for p in self.engine.processors),
@@ -133,14 +134,14 @@ class PlanSpace:
         legal[: len(self.globals[step].choices)] = True
         return legal
 
-    def group_mask(self, k: int, granularity: Ints, prune: Ints, placed: Ints, length: Ints) -> Bools:
+    def group_mask(self, k: int, granularity: Ints, compression: Ints, placed: Ints, length: Ints) -> Bools:
         """(width, B) codes that are legal for group `k`, from (B,) each.
 
-        :param granularity: its index, and that of the pruning ratio in `prune`.
+        :param granularity: its index, and that of the compression in `compression`.
         :param placed: option of the segment before, which has `length` groups; neither matters for the first group.
         """
         legal = np.zeros((self.width, len(granularity)), dtype=np.bool_)
-        affordable = self._affordable[prune].T
+        affordable = self._affordable[compression].T
         split_allowed = (granularity == _INTRA_OP) | ((granularity == _INTER_OP) & self.branches)
         placements = self.possible[k][:, None] & (self.single[:, None] | split_allowed)
         legal[1 : 1 + len(self.options)] = placements & affordable
@@ -184,7 +185,7 @@ class PlanSpace:
         return codes[start, np.arange(codes.shape[1])] - 1, len(codes) - start
 
     def schedules(self, taken: Ints) -> tuple[Schedules, Ints]:
-        """Complete decisions (length, B) as arrays for the cost model, and the index of each one's pruning ratio."""
+        """Complete decisions (length, B) as arrays for the cost model, and the index of each one's compression."""
         first, size = len(self.globals), taken.shape[1]
         option, start, end = segments(taken[first:])
         overlap = np.zeros(size, dtype=np.bool_)
@@ -202,15 +203,15 @@ class PlanSpace:
         )
         return batch, taken[2]
 
-    def possible_at(self, prune_ratio: float) -> Bools:
-        """(n, O) which options a plan of that pruning ratio may choose for which group."""
-        affordable: Bools = self._affordable[self.prune_ratios.index(prune_ratio)]
+    def possible_at(self, compression: Compression) -> Bools:
+        """(n, O) which options a plan of that compression may choose for which group."""
+        affordable: Bools = self._affordable[self.compressions.index(compression)]
         return self.possible & affordable
 
-    def accuracy_drop_pct(self, batch: Schedules, prune: Ints) -> Floats:
+    def accuracy_drop_pct(self, batch: Schedules, compression: Ints) -> Floats:
         """(B,) what plans as `schedules` gives them cost in accuracy, predicted."""
         int8 = self._int8[batch.option].max(axis=0) if self._int8.any() else 0
-        drops: Floats = self._drop_pct[prune, int8]
+        drops: Floats = self._drop_pct[compression, int8]
         return drops
 
     def segment_ends(self, taken: Ints) -> Ints:
@@ -220,7 +221,7 @@ class PlanSpace:
 
     def plan(self, taken: Ints, made_by: MadeBy | None = None) -> Plan:
         """The plan of one complete sequence of decisions (length,)."""
-        batch, prune = self.schedules(np.asarray(taken)[:, None])
+        batch, compression = self.schedules(np.asarray(taken)[:, None])
         starts = sorted(set(batch.start[:, 0].tolist()))
         memory = self.memories[int(taken[1])]
         segments = tuple(Placed(s, int(batch.end[s, 0]), int(batch.option[s, 0]), memory) for s in starts)
@@ -238,7 +239,7 @@ class PlanSpace:
             self.options,
             self.engine,
             device=self.device.spec.id,
-            prune_ratio=self.prune_ratios[int(prune[0])],
+            compression=self.compressions[int(compression[0])],
             made_by=made_by,
         )
 
@@ -253,16 +254,16 @@ class PlanSpace:
             return None
         workload = self.device.cost_model().tables.workload
         schedule, fallen = schedule_of(plan, self.engine, self.options, workload, groups)
-        taken = None if fallen else self.decisions(schedule, plan.compression.prune_ratio)
+        taken = None if fallen else self.decisions(schedule, plan.compression.shapes)
         return None if taken is None else self.canonical(taken[:, None])[:, 0]
 
-    def decisions(self, schedule: Schedule, prune_ratio: float = 0.0) -> Ints | None:
+    def decisions(self, schedule: Schedule, compression: Compression = NO_COMPRESSION) -> Ints | None:
         """The decisions that give a schedule over the standard options, None if the space does not hold it."""
         choosing = [any(self.engine.processors[p].memory for p in o.processors) for o in self.options]
         memories = {placed.memory for placed in schedule.segments if choosing[placed.option]} or {self.memories[0]}
         window = schedule.queue_window or QUEUE_WINDOWS[0]
         duty = schedule.duty or (DUTIES[0],) * len(self.engine.processors)
-        if len(memories) != 1 or prune_ratio not in self.prune_ratios or window not in QUEUE_WINDOWS:
+        if len(memories) != 1 or compression not in self.compressions or window not in QUEUE_WINDOWS:
             return None
         if schedule.slice_ms not in SLICES_MS or not set(duty) <= set(DUTIES) or not memories <= set(self.memories):
             return None
@@ -276,7 +277,7 @@ class PlanSpace:
         head = [
             _INTER_OP if schedule.overlap else _INTRA_OP,
             self.memories.index(next(iter(memories))),
-            self.prune_ratios.index(prune_ratio),
+            self.compressions.index(compression),
             QUEUE_WINDOWS.index(window),
             SLICES_MS.index(schedule.slice_ms),
             *(DUTIES.index(d) for d in duty),

@@ -43,8 +43,8 @@ def plan_param(model: onnx.ModelProto, plan: Plan, graph: OperatorGraph) -> Ncnn
 
 def _masks(plan: Plan) -> dict[str, int]:
     """Mask of each operator."""
-    if plan.compression.prune_ratio > 0:
-        raise PlanError("compression.prune_ratio", "a pruned model is another one than the file", "measure it unpruned")
+    if plan.compression.prunes:
+        raise PlanError("compression", "a pruned model is another one than the file", "measure it unpruned")
     if plan.capped:
         raise PlanError("caps", "ncnn has no caps between layers", "leave them away")
     found: dict[str, int] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from hetrl.compression import NO_COMPRESSION, Compression
 from hetrl.device_bridge.blobs import BlobStore
 from hetrl.device_bridge.runner.job import Job, Piece, Port, TensorInfo
 from hetrl.errors import PlanError
@@ -13,10 +14,8 @@ from hetrl.partition.constants import Constants
 from hetrl.partition.shares import Cutter, Share, split_shares, whole_share
 from hetrl.partition.stages import Stage, stages
 from hetrl.partition.submodel import Flat, Submodel, submodel
-from hetrl.plan import Axis, Compression, Plan
+from hetrl.plan import Axis, Plan
 from hetrl.zoo.source import ModelSource
-
-NO_COMPRESSION = Compression()
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,7 @@ class Partitioner:
         if plan.stretched:
             hint = "plan without --policy nn_stretch_*"
             raise PlanError("segments", "a plan with branches is for a network that must be trained anew", hint)
-        if plan.compression != self._compression:
+        if plan.compression.shapes != self._compression:
             raise PlanError("compression", "this is not the model that the plan's compression makes")
 
     def _cuts(self, stage: Stage) -> list[_Cut]:

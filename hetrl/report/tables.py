@@ -14,6 +14,7 @@ from hetrl.accuracy import drop_words
 from hetrl.results import OPTIMAL_WITHIN
 
 if TYPE_CHECKING:
+    from hetrl.compression import Compression
     from hetrl.measurement import Fallback, SegmentTiming
     from hetrl.plan import Evidence, Plan, Segment
     from hetrl.results import PolicyLatency, Result, Row
@@ -194,9 +195,15 @@ def globals_words(plan: Plan) -> list[str]:
         words.append(f"queue window {plan.queue_window}")
     if plan.kernel_slice_ms is not None:
         words.append(f"kernels in slices of {plan.kernel_slice_ms:g} ms")
-    if plan.compression.prune_ratio:
-        words.append(f"{percent(plan.compression.prune_ratio)} of the prunable channels taken away")
+    if plan.compression.prunes:
+        words.append(_pruning_words(plan.compression))
     return words
+
+
+def _pruning_words(compression: Compression) -> str:
+    shares = " / ".join(percent(ratio) for ratio in compression.ratios)
+    by_stage = " by stage" if len(compression.ratios) > 1 else ""
+    return f"{shares} of the prunable channels taken away{by_stage}, multiples of {compression.multiple} left"
 
 
 def segments_table(plan: Plan) -> Table:

@@ -122,7 +122,14 @@ class AccuracyModel:
 
         :raises UsageError: not as many ratios as stages.
         """
-        terms = self._terms(settings)
+        return self._of_terms(self._terms(settings))
+
+    def pruning_points(self, gone: Floats) -> Floats:
+        """(N,) the drops in points where (N, stages) shares of the channels are gone, and nothing else is done."""
+        rest = np.zeros((len(gone), 3))
+        return self._of_terms(np.hstack([_pruning_terms(gone), rest])).points
+
+    def _of_terms(self, terms: Floats) -> Expected:
         change, posterior = self._posterior
         middle = _endless(terms @ _predicted(self.stages)) + terms @ change
         variance = ((terms @ posterior) * terms).sum(1) + (MISFIT * middle) ** 2
@@ -178,9 +185,14 @@ class AccuracyModel:
                 )
             ratios = np.broadcast_to(np.array(one.prune_ratios), self.stages)
             gone = 1 - one.low_rank_kept
-            row[:-3] = np.concatenate([ratios**power / self.stages for power in POWERS])
+            row[:-3] = _pruning_terms(ratios[None])[0]
             row[-3:] = gone, gone**2, one.int8
         return rows
+
+
+def _pruning_terms(gone: Floats) -> Floats:
+    """Shape settings x (powers x stages), of shape settings x stages."""
+    return np.concatenate([gone**power / gone.shape[1] for power in POWERS], axis=1)
 
 
 def _endless(points: Floats) -> Floats:

@@ -11,14 +11,22 @@ import hashlib
 import json
 import math
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
+import numpy as np
+import onnx
 
-from hetrl.accuracy import AccuracyDrops, MeasuredAccuracy, drop_words
-from hetrl.compress.variant import compressed_model
+from hetrl.accuracy import AccuracyDrops, Floats, MeasuredAccuracy, drop_words
+from hetrl.compress.compensate import Moments
+from hetrl.compress.planned import shares_gone
+from hetrl.compress.stages import stages
+from hetrl.compress.variant import compressed_model, moments_of
+from hetrl.compression import NO_COMPRESSION, Compression
 from hetrl.graph import OperatorGraph
-from hetrl.plan import Compression, Evidence, Plan
+from hetrl.plan import Evidence, Plan
+from hetrl.scoring.accuracy_model import AccuracyModel, Compressed
 from hetrl.scoring.data import EvalData
 from hetrl.scoring.evaluate import dropped, summarize
 from hetrl.scoring.interface import interface
@@ -28,6 +36,7 @@ from hetrl.scoring.pictures import IMAGENET, Normalization
 from hetrl.scoring.results import Drop
 from hetrl.zoo.source import ModelSource, source_of
 
+FITTED_SAMPLES = 256  # that a pruned model is fitted to
 Tell = Callable[[str], None]
 
 
@@ -44,10 +53,14 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MeasuredDrops(AccuracyDrops):
-    """Measures a pruning ratio when it is first asked for; the cache of scores remembers it for later runs.
+    """Measures a compression when it is first asked for; the cache of scores remembers it for later runs.
+
+    Every measured drop refines an `AccuracyModel`, which says what others are expected to cost. Pruned models are
+    fitted to pictures of the half that is searched by, without their labels (`compress.compensate`).
 
     :param source: the model's weights.
-    :param limit_pct: the budget; ratios above one that is surely over it are not measured, as pruning more costs more.
+    :param limit_pct: the budget; what takes at least as much of every stage as something that is surely over it is not
+        measured, as pruning more costs more.
     :param seed: of the division of the data.
     """
 
@@ -69,64 +82,99 @@ class MeasuredDrops(AccuracyDrops):
         self._tell = tell
         self._tuning, self._held_back = data.halves(seed)
         # Both halves at once: what is wrong with the data is said before anything is searched.
-        original = compressed_model(source, graph, Compression())
+        original = compressed_model(source, graph, NO_COMPRESSION)
         self._original = {half.key: summarize(original, half, metric) for half in (self._tuning, self._held_back)}
-        self._drops: dict[float, Drop] = {}
-        self._last: dict[float, Drop] = {}
+        self._drops: dict[Compression, Drop] = {}
+        self._last: dict[Compression, Drop] = {}
         for half in (self._tuning, self._held_back):
             dropped(self._original[half.key], self._original[half.key], half, metric)
+        self._expected = AccuracyModel(max(1, len(stages(graph))))
 
     @property
     def key(self) -> str:
         text = json.dumps([self._tuning.key, self._held_back.key, self._metric.name, self._source.key])
         return hashlib.sha256(text.encode()).hexdigest()
 
-    def pruned_pct(self, prune_ratio: float) -> float:
-        if prune_ratio == 0:
-            return 0.0
-        if prune_ratio not in self._drops:
-            if any(ratio < prune_ratio and self._surely_over(drop) for ratio, drop in self._drops.items()):
-                return math.inf
-            self._drops[prune_ratio] = self._drop(prune_ratio, self._tuning)
-            self._tell(f"pruned by {prune_ratio:g}: {words(self._drops[prune_ratio])} on the tuning half")
-        return self._drops[prune_ratio].points
+    def model(self, compression: Compression) -> onnx.ModelProto:
+        """The compressed model, as it is scored."""
+        return compressed_model(self._source, self._graph, compression.shapes, self._moments)
 
-    def evidence(self, prune_ratio: float) -> Evidence:
+    @cached_property
+    def _moments(self) -> Moments:
+        """Of evenly spread samples that are searched by; a run takes as many as the model does."""
+        rows = self._tuning.rows
+        some = EvalData(self._tuning.samples, rows[np.linspace(0, len(rows) - 1, FITTED_SAMPLES).astype(int)])
+        if len(rows) <= FITTED_SAMPLES:
+            some = self._tuning
+        size = self._graph.tensor_by_name[self._graph.inputs[0]].shape[0]
+        whole = (feeds for place, feeds in some.batches(size) if place.stop - place.start == size)
+        return moments_of(self._source, self._graph, list(whole))
+
+    def compressed_pct(self, compression: Compression) -> float:
+        if not compression.prunes:
+            return 0.0
+        compression = compression.shapes
+        if compression not in self._drops:
+            if any(_less(other, compression) and self._surely_over(drop) for other, drop in self._drops.items()):
+                return math.inf
+            drop = self._drop(compression, self._tuning)
+            self._drops[compression] = drop
+            self._expected = self._expected.refined(Compressed(shares_gone(self._graph, compression) or (0.0,)), drop)
+            self._tell(f"pruned by {compression}: {words(drop)} on the tuning half")
+        return self._drops[compression].points
+
+    def expected_pct(self, ratios: Floats, channel_multiple: int) -> Floats:
+        gone = np.empty_like(ratios)
+        for stage, column in enumerate(ratios.T):  # each stage's channels depend on its own ratio alone
+            for ratio in np.unique(column).tolist():
+                alone = [ratio if other == stage else 0.0 for other in range(ratios.shape[1])]
+                share = shares_gone(self._graph, Compression.of(alone, channel_multiple))[stage]
+                gone[column == ratio, stage] = share
+        return self._expected.pruning_points(gone)
+
+    def evidence(self, compression: Compression) -> Evidence:
         return Evidence.MEASURED
 
-    def held_back(self, prune_ratio: float) -> MeasuredAccuracy:
-        drop = self._at_last(prune_ratio)
+    def held_back(self, compression: Compression) -> MeasuredAccuracy:
+        drop = self._at_last(compression.shapes)
         return MeasuredAccuracy(
             metric=drop.metric, drop_pct=drop.points, interval_pct=drop.interval, samples=drop.count
         )
 
     def refuses(self, plan: Plan) -> bool:
-        ratio = plan.compression.prune_ratio
-        if ratio == 0:
+        compression = plan.compression.shapes
+        if not compression.prunes:
             return False
-        known = ratio in self._last
-        drop = self._at_last(ratio)
+        known = compression in self._last
+        drop = self._at_last(compression)
         over = drop.points + self.beside_pruning_pct(plan) > self._limit_pct
         if over and not known:
-            self._tell(f"pruned by {ratio:g}: {words(drop)} on the half that was held back, so it is not taken")
+            self._tell(f"pruned by {compression}: {words(drop)} on the half that was held back, so it is not taken")
         return over
 
-    def _at_last(self, prune_ratio: float) -> Drop:
+    def _at_last(self, compression: Compression) -> Drop:
         """The drop on the half that nothing was chosen by."""
-        if prune_ratio not in self._last:
-            self._last[prune_ratio] = self._drop(prune_ratio, self._held_back)
-        return self._last[prune_ratio]
+        if compression not in self._last:
+            self._last[compression] = self._drop(compression, self._held_back)
+        return self._last[compression]
 
     def _surely_over(self, drop: Drop) -> bool:
         low = drop.points if drop.interval is None else drop.interval[0]
         return low > self._limit_pct
 
-    def _drop(self, prune_ratio: float, data: EvalData) -> Drop:
+    def _drop(self, compression: Compression, data: EvalData) -> Drop:
         before = self._original[data.key]
-        if prune_ratio == 0:
+        if not compression.prunes:
             return dropped(before, before, data, self._metric)
-        model = compressed_model(self._source, self._graph, Compression(prune_ratio))
-        return dropped(before, summarize(model, data, self._metric), data, self._metric)
+        return dropped(before, summarize(self.model(compression), data, self._metric), data, self._metric)
+
+
+def _less(one: Compression, other: Compression) -> bool:
+    """Whether it takes no more of any stage."""
+    if one.multiple != other.multiple:
+        return False
+    size = max(len(one.ratios), len(other.ratios))
+    return bool(np.all(np.broadcast_to(one.ratios, size) <= np.broadcast_to(other.ratios, size)))
 
 
 def evaluation_of(data: str | Path | None, metric: str, normalization: Normalization | None) -> Evaluation | None:

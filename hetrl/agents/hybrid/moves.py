@@ -49,8 +49,8 @@ class Moves:
         free = [i for i, size in enumerate(sizes) if i > 0 and size > 1 and (i < 3 or slowing)]
         self._free = [0, *free] if space.branches else free
         self._choices = [[INTRA_OP, INTER_OP] if i == 0 else list(range(size)) for i, size in enumerate(sizes)]
-        self._possible = np.array([space.possible_at(ratio) for ratio in space.prune_ratios])  # (ratios, G, O)
-        self._fallback = (self._possible & space.single).argmax(axis=2)  # (ratios, G)
+        self._possible = np.array([space.possible_at(c) for c in space.compressions])  # (compressions, G, O)
+        self._fallback = (self._possible & space.single).argmax(axis=2)  # (compressions, G)
         self._stays = space.single | space.chained
 
     def of(self, taken: Ints) -> Layout:

@@ -119,11 +119,11 @@ class Drawer:
 
     @cached_property
     def nearest(self) -> Ints:
-        """(ratios, groups, O) the option for what is wanted."""
+        """(compressions, groups, O) the option for what is wanted."""
         space = self.space
-        found = np.zeros((len(space.prune_ratios), space.groups, len(space.options)), dtype=np.int64)
-        for number, ratio in enumerate(space.prune_ratios):
-            legal = space.possible_at(ratio)
+        found = np.zeros((len(space.compressions), space.groups, len(space.options)), dtype=np.int64)
+        for number, compression in enumerate(space.compressions):
+            legal = space.possible_at(compression)
             away = np.where(legal[:, None, :], self.distance[None], np.inf)  # (groups, wanted, O)
             found[number] = away.argmin(axis=2)
         return found

@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from hetrl.compress.channels import pruned
+from hetrl.compress.planned import compressed_graph
 from hetrl.compress.variant import compressed_source
+from hetrl.compression import NO_COMPRESSION, Compression
 from hetrl.device_bridge.blobs import BlobStore
 from hetrl.device_bridge.runner.arrays import pack_arrays
 from hetrl.device_bridge.runner.job import Job
 from hetrl.graph import OperatorGraph
 from hetrl.partition import Partitioner, Target, reference_outputs, seeded_inputs
-from hetrl.plan import Compression, Plan
+from hetrl.plan import Plan
 from hetrl.zoo.source import ModelSource, source_of
 
 INPUT_SEED = 0
@@ -43,7 +44,7 @@ class LoadedModel:
         self._graph = graph
         self._store = store
         self._values = seeded_inputs(graph, INPUT_SEED)
-        self._original = self._variant(source, graph, Compression())  # says at once that weights are missing
+        self._original = self._variant(source, graph, NO_COMPRESSION)  # says at once that weights are missing
         self._compressed = lru_cache(maxsize=KEPT)(self._compress)
         self.inputs = store.put(pack_arrays([self._values[name] for name in graph.inputs]), ".npz")
 
@@ -52,12 +53,12 @@ class LoadedModel:
 
         :raises PlanError: see `Partitioner.job`.
         """
-        variant = self._original if plan.compression == Compression() else self._compressed(plan.compression)
+        variant = self._compressed(plan.compression.shapes) if plan.compression.prunes else self._original
         return replace(variant.partitioner.job(plan, targets), reference=variant.reference)
 
     def _compress(self, compression: Compression) -> _Variant:
         source = compressed_source(self._source, self._graph, compression)
-        return self._variant(source, pruned(self._graph, compression.prune_ratio), compression)
+        return self._variant(source, compressed_graph(self._graph, compression), compression)
 
     def _variant(self, source: ModelSource, graph: OperatorGraph, compression: Compression) -> _Variant:
         partitioner = Partitioner(source, graph, self._store, compression)

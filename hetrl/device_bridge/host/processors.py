@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
+from hetrl.compression import CHANNEL_MULTIPLE
 from hetrl.device_bridge.quantity import Quantity, Source
 from hetrl.device_bridge.runner.protocol import Hello
 from hetrl.device_bridge.spec import SCHEMA, DeviceSpec, Engine, Link, Processor, RooflineCost
@@ -16,6 +17,7 @@ from hetrl.errors import DeviceFailed
 HOST = "host"  # the engine set of everything
 ORT, OPENVINO, NCNN = "onnxruntime", "openvino", "ncnn"
 BF16_FLAGS = frozenset({"amx_bf16", "avx512_bf16", "bf16"})  # of x86 and Arm CPUs that calculate in it
+VECTOR_FLOATS = (("avx512f", 16), ("avx2", 8))
 GUESS = "as on one AVX-512 core at 2.5 GHz, over the cores; `hetrl calibrate` measures it"
 # ms per 1e9 multiply-accumulates on one core: plain, pointwise, grouped, depthwise convolutions.
 CORE_MS_PER_GMAC = (20.0, 25.0, 60.0, 150.0)
@@ -58,6 +60,7 @@ def machine_spec(hello: Hello, device_id: str) -> DeviceSpec:
         idle_w=Quantity(IDLE_W, Source.ASSUMED),
         default_engine=HOST if HOST in engines else next(iter(engines)),
         engines=engines,
+        channel_multiple=_channel_multiple(hello),
     )
 
 
@@ -65,7 +68,17 @@ def refreshed(known: DeviceSpec, now: DeviceSpec) -> DeviceSpec:
     """A calibrated device file, if it is still of the machine as it is now; else the latter."""
     same = {name: [(p.id, p.cores, p.number) for p in engine.processors] for name, engine in known.engines.items()}
     found = {name: [(p.id, p.cores, p.number) for p in engine.processors] for name, engine in now.engines.items()}
-    return msgspec.structs.replace(known, id=now.id) if same == found and known.soc == now.soc else now
+    if same != found or known.soc != now.soc:
+        return now
+    return msgspec.structs.replace(known, id=now.id, channel_multiple=now.channel_multiple)
+
+
+def _channel_multiple(hello: Hello) -> int:
+    """32-bit floats in a vector register, which engines block channels by."""
+    for flag, count in VECTOR_FLOATS:
+        if flag in hello.cpu_flags:
+            return count
+    return CHANNEL_MULTIPLE
 
 
 def _has_bf16(hello: Hello) -> bool:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from hetrl.compression import NO_COMPRESSION, Compression
 from hetrl.device_bridge.spec import Engine, GpuCost
 from hetrl.device_bridge.surrogate.schedule import Placed, Schedule
 from hetrl.device_bridge.surrogate.tables import Option, supports
 from hetrl.device_bridge.surrogate.workload import Workload
 from hetrl.graph import OperatorGraph
-from hetrl.plan import Cap, Compression, MadeBy, Memory, Part, Plan, Segment
+from hetrl.plan import Cap, MadeBy, Memory, Part, Plan, Segment
 from hetrl.plan_check import model_ref
 
 
@@ -70,7 +71,7 @@ def plan_of(
     engine: Engine,
     *,
     device: str,
-    prune_ratio: float = 0.0,
+    compression: Compression = NO_COMPRESSION,
     made_by: MadeBy | None = None,
 ) -> Plan:
     """The plan that a schedule over the graph's own order describes; caps of 1 are left out."""
@@ -96,7 +97,7 @@ def plan_of(
         device=device,
         engines=engine.engines,
         segments=tuple(segments),
-        compression=Compression(prune_ratio),
+        compression=compression,
         caps=caps,
         queue_window=schedule.queue_window if accelerated else None,
         kernel_slice_ms=schedule.slice_ms if accelerated else None,

@@ -9,7 +9,8 @@ import msgspec
 import numpy as np
 from msgspec import UNSET
 
-from hetrl.compress.channels import pruned
+from hetrl.compress.planned import compressed_graph
+from hetrl.compression import NO_COMPRESSION, Compression
 from hetrl.condition import Condition
 from hetrl.device_bridge.base import Device, DeviceInfo, describe_spec
 from hetrl.device_bridge.engine_check import check_engine
@@ -64,22 +65,22 @@ class SurrogateDevice(Device):
         self.engine_name = engine or spec.default_engine
         self.engine = spec.engine(self.engine_name)
         self.options = engine_options(self.engine)
-        self._pruned = lru_cache(maxsize=16)(lambda ratio: pruned(graph, ratio))
-        self._models = lru_cache(maxsize=32)(self._build)
+        self._compressed = lru_cache(maxsize=16)(lambda compression: compressed_graph(graph, compression))
+        self._models = lru_cache(maxsize=64)(self._build)
 
     def evidence(self, plan: Plan, condition: Condition) -> Evidence:
         """The word for what the surrogate says; a pruned or stretched model is none of those that were measured."""
         measured = self.graph.structure_hash in self.engine.calibrated_models
-        changed = plan.compression.prune_ratio > 0 or plan.stretched
+        changed = plan.compression.prunes or plan.stretched
         calibrated = measured and not changed and load_of(condition) == COLD
         return Evidence.CALIBRATED if calibrated else Evidence.PREDICTED
 
     def describe(self) -> DeviceInfo:
         return describe_spec(self.spec, self.engine_name, f"surrogate of {self.spec.phone} ({self.spec.soc})")
 
-    def model_bytes(self, prune_ratio: float) -> int:
-        """Bytes of weights after pruning."""
-        return self._pruned(prune_ratio).weight_bytes
+    def model_bytes(self, compression: Compression) -> int:
+        """Bytes of weights after compression."""
+        return self._compressed(compression.shapes).weight_bytes
 
     @property
     def memory_limit_mb(self) -> float:
@@ -88,12 +89,12 @@ class SurrogateDevice(Device):
 
     def cost_model(
         self,
-        prune_ratio: float = 0.0,
+        compression: Compression = NO_COMPRESSION,
         options: tuple[Option, ...] | None = None,
         condition: Condition = COLD,
     ) -> CostModel:
         """The cost model over the graph's own order, with the standard options or others."""
-        return self._models(prune_ratio, None, options or self.options, MAX_CHAIN, load_of(condition))
+        return self._models(compression, None, options or self.options, MAX_CHAIN, load_of(condition))
 
     def measure(self, plan: Plan, condition: Condition) -> Measurement:
         simulated = self.simulate(plan, condition)
@@ -128,7 +129,7 @@ class SurrogateDevice(Device):
         split = [len(g) for g, s in zip(groups, plan.segments, strict=True) if s.axis is Axis.HEIGHT]
         chain = max([MAX_CHAIN, *split])
         in_order = None if order == tuple(range(len(order))) else order
-        model = self._models(plan.compression.prune_ratio, in_order, options, chain, load_of(condition))
+        model = self._models(plan.compression.shapes, in_order, options, chain, load_of(condition))
         schedule, fallen = schedule_of(plan, self.engine, options, model.tables.workload, groups)
         batch = batch_of([schedule], len(order), len(index))
         answers = model.evaluate(batch, condition.ui)
@@ -138,7 +139,7 @@ class SurrogateDevice(Device):
         return Simulated(model, schedule, fallen, answers, names)
 
     def _interval_ms(self, plan: Plan, condition: Condition, latency_ms: float) -> tuple[float, float] | None:
-        known = known_as(self.graph.structure_hash, plan.compression.prune_ratio, self.engine)
+        known = known_as(self.graph.structure_hash, plan.compression.prunes, self.engine)
         if (
             plan.stretched or known.value not in self.engine.errors
         ):  # no errors of its own kind; those of unseen models are no smaller
@@ -147,16 +148,16 @@ class SurrogateDevice(Device):
 
     def _build(
         self,
-        prune_ratio: float,
+        compression: Compression,
         order: tuple[int, ...] | None,
         options: tuple[Option, ...],
         chain: int,
         load: Condition,
     ) -> CostModel:
         if load != COLD:
-            cold = self._models(prune_ratio, order, options, chain, COLD)
+            cold = self._models(compression, order, options, chain, COLD)
             return CostModel(under(cold.tables, load, study_effects()), self.spec.idle_w.value)
-        workload = workload_of(self._pruned(prune_ratio), order)
+        workload = workload_of(self._compressed(compression), order)
         factors = self.engine.group_factors.get(self.graph.structure_hash, {})
         tables = corrected(build_tables(workload, self.engine, options, chain), factors)
         return CostModel(tables, self.spec.idle_w.value)

@@ -33,11 +33,11 @@ def _unfriendly(segment: Segment, engine: Engine) -> bool:
     return any(segment.memory not in (None, likes[name]) for name in segment.processors if name in likes)
 
 
-def known_as(structure_hash: str, prune_ratio: float, engine: Engine) -> Known:
+def known_as(structure_hash: str, pruned: bool, engine: Engine) -> Known:
     """How well the engine's fit knows a model; a pruned one is none of those that were measured."""
-    if not prune_ratio and structure_hash in engine.calibrated_models:
+    if not pruned and structure_hash in engine.calibrated_models:
         return Known.CALIBRATED
-    return Known.SEEN if not prune_ratio and structure_hash in engine.seen_models else Known.UNSEEN
+    return Known.SEEN if not pruned and structure_hash in engine.seen_models else Known.UNSEEN
 
 
 def interval_ms(

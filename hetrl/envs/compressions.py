@@ -1,0 +1,110 @@
+"""Which compressions a run may choose from: one pruning ratio for all, and ratios by stage that promise more.
+
+Stages differ in what a channel costs and in what it is worth. Of all ratios by stage whose accuracy is expected to keep
+the budget, those are offered that save most time on some processor, by the surrogate's times of the smaller operators.
+What is saved is added up over stages; what it costs in accuracy is asked of `AccuracyDrops`, which may measure it, and
+expect something else of the others from then on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+
+import numpy as np
+import numpy.typing as npt
+
+from hetrl.accuracy import INT8, INT8_DROP_PCT, AccuracyDrops
+from hetrl.compress.channels import kept_channels
+from hetrl.compress.planned import group_ratios
+from hetrl.compress.stages import stages
+from hetrl.compression import Compression
+from hetrl.device_bridge.surrogate.device import SurrogateDevice
+
+Floats = npt.NDArray[np.float64]
+RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5)  # of all stages alike
+STAGE_RATIOS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7)
+MOST_BY_STAGE = 6  # that are offered
+MOST_TRIED = 12  # that accuracy is asked of: on the user's data each takes a while
+
+
+def compressions(device: SurrogateDevice, drops: AccuracyDrops, budget_pct: float) -> tuple[Compression, ...]:
+    """Nothing first, then what keeps the budget, by what it saves."""
+    found = _Offers(device, drops, budget_pct)
+    for ratio in RATIOS:
+        found.try_one((ratio,))
+    if budget_pct > 0:
+        found.try_stages()
+    return found.offered
+
+
+class _Offers:
+    def __init__(self, device: SurrogateDevice, drops: AccuracyDrops, budget_pct: float) -> None:
+        self._device = device
+        self._graph = device.graph
+        self._drops = drops
+        self._budget_pct = budget_pct
+        self._multiple = device.spec.channel_multiple
+        self._tried: dict[tuple[int, ...], bool] = {}  # channels that each group keeps, and whether it is offered
+        self._offered: list[Compression] = []
+        self.try_one((0.0,))
+
+    @property
+    def offered(self) -> tuple[Compression, ...]:
+        first, *others = self._offered
+        return first, *sorted(others, key=lambda c: (len(c.ratios), c.ratios))
+
+    def try_one(self, ratios: tuple[float, ...]) -> bool | None:
+        """Offer it if it keeps the budget; None if one of the same shapes was tried before."""
+        one = Compression.of(ratios, self._multiple)
+        kept = kept_channels(self._graph, group_ratios(self._graph, one), one.multiple)
+        if kept in self._tried:
+            return None
+        self._tried[kept] = self._drops.drop_pct(one) <= self._budget_pct
+        if self._tried[kept]:
+            self._offered.append(one)
+        return self._tried[kept]
+
+    def try_stages(self) -> None:
+        count = len(stages(self._graph))
+        if count < 2:
+            return
+        ratios = np.array(list(product(STAGE_RATIOS, repeat=count)))
+        fresh, found, tries = np.ones(len(ratios), dtype=np.bool_), 0, 0
+        budgets = [self._budget_pct]
+        if any(p.precision == INT8 for p in self._device.engine.processors) and self._budget_pct > INT8_DROP_PCT:
+            budgets.append(self._budget_pct - INT8_DROP_PCT)
+        saved_ms = list(self._saved_ms(count))
+        for budget_pct, saved in product(budgets, saved_ms):
+            while found < MOST_BY_STAGE and tries < MOST_TRIED:
+                allowed = fresh & (self._drops.expected_pct(ratios, self._multiple) <= budget_pct)
+                best = int(np.where(allowed, saved, 0.0).argmax())
+                if not allowed[best] or saved[best] <= 0:
+                    break
+                fresh[best] = False
+                kept = self.try_one(tuple(ratios[best].tolist()))
+                tries += kept is not None
+                if kept:
+                    found += 1
+                    break
+
+    def _saved_ms(self, count: int) -> Iterator[Floats]:
+        """What each row of ratios saves where each operator is fastest, and on each processor that runs the model."""
+        whole = self._work_ms((0.0,))
+        runs = np.isfinite(whole).all(axis=0)
+        saved = np.zeros((count, len(STAGE_RATIOS), 1 + runs.sum()))
+        for stage, (level, ratio) in product(range(count), enumerate(STAGE_RATIOS[1:], 1)):
+            ratios = tuple(ratio if other == stage else 0.0 for other in range(count))
+            smaller = self._work_ms(ratios)
+            saved[stage, level, 0] = (whole.min(axis=1) - smaller.min(axis=1)).sum()
+            saved[stage, level, 1:] = (whole[:, runs] - smaller[:, runs]).sum(axis=0)
+        for way in range(saved.shape[2]):
+            yield sum(np.ix_(*saved[:, :, way]), np.zeros(())).ravel()  # in the order of `product`
+
+    def _work_ms(self, ratios: tuple[float, ...]) -> Floats:
+        """(groups, processors) time of each group on each processor; inf where it does not run."""
+        singles = tuple(option for option in self._device.options if not option.split)
+        one = Compression.of(ratios, self._multiple)
+        times = self._device.cost_model(one, singles).tables.time_ms  # (memories, groups, options, offsets, processors)
+        each = [times[:, :, o, 0, option.processors[0]].min(axis=0) for o, option in enumerate(singles)]
+        return np.stack(each, axis=1)
