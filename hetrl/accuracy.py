@@ -27,6 +27,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -34,6 +35,9 @@ import numpy.typing as npt
 
 from hetrl.compression import Compression
 from hetrl.plan import Axis, Evidence, Plan
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 Floats = npt.NDArray[np.float64]
 MEASURED_RATIO = 0.3
@@ -101,6 +105,10 @@ class AccuracyDrops(ABC):
 
     def held_back(self, compression: Compression) -> MeasuredAccuracy | None:
         """What that last look says; None where nothing is held back."""
+        return None
+
+    def model(self, compression: Compression) -> ModelProto | None:
+        """The compressed model that the numbers are of; None where they are of no model in particular."""
         return None
 
     @abstractmethod

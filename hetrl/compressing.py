@@ -140,7 +140,11 @@ def compress(  # noqa: PLR0913 - as public calls
     source, graph = open_source(model, seeded_weights, shapes)
     _check_out(out, model, source)
     if calibration_data is not None and not recipe.needs_runtime:
-        raise UsageError("nothing is calibrated without int8 or activations", "leave --calibration-data away")
+        if not (recipe.prune > 0 and recipe.compensate):
+            raise UsageError(
+                "nothing is calibrated without pruning, int8 or activations", "leave --calibration-data away"
+            )
+        require_runtime("fitting what pruning leaves")
     samples = read_samples(calibration_data, graph) if calibration_data is not None else None
     complete = complete_model(source)
     trainer = None if finetuning is None else Trainer(finetuning, complete, shapes or {}, tell)

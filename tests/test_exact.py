@@ -174,7 +174,7 @@ def test_exact_prunes_as_far_as_the_budget_goes(monkeypatch: pytest.MonkeyPatch)
             assert best.compression in offered
             most = max(most, len(offered))
             check_best(best, min(fastest), space)
-    assert most > 2
+    assert most > 1
 
 
 def test_a_frame_limit_is_kept_and_its_bound_holds() -> None:

@@ -1,4 +1,7 @@
-"""The run folder: `config.json`, `trials.jsonl`, `plan.json`, `result.json`, `learning_curve.csv`, `agent/`."""
+"""The run folder: `config.json`, `trials.jsonl`, `plan.json`, `result.json`, `learning_curve.csv`, `agent/`.
+
+`model.onnx` is the compressed model, where the plan has one that accuracy was measured on.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,7 @@ PLAN = "plan.json"
 RESULT = "result.json"
 CURVE = "learning_curve.csv"
 WEIGHTS = "agent"
+COMPRESSED = "model.onnx"
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -114,6 +118,10 @@ class RunFolder:
             latency = "" if trial.latency_ms is None else f"{trial.latency_ms:.6g}"
             writer.writerow([trial.n + 1, trial.by, latency, f"{best:.6g}"])
         self._replace(CURVE, text.getvalue().encode())
+
+    @property
+    def compressed_model(self) -> Path:
+        return self.path / COMPRESSED
 
     @property
     def weights(self) -> Path:

@@ -24,8 +24,9 @@ from hetrl.agents.rows import expected_of
 from hetrl.agents.run_folder import Config, RunFolder
 from hetrl.agents.settings import Values, check_method, configured, find_method
 from hetrl.agents.trials import Trial, TrialLog, read_trials
+from hetrl.compress.weights import save_model
 from hetrl.errors import DeviceFailed, Infeasible, RunError, UsageError
-from hetrl.plan import Evidence, MadeBy
+from hetrl.plan import Evidence, MadeBy, Plan
 from hetrl.progress import Progress
 from hetrl.results import PolicyLatency, Result, best_hand
 
@@ -199,11 +200,13 @@ def _result(
     drop_pct = learned.accuracy_drop_pct if accuracy is None else accuracy.drop_pct
     expected = expected_of(msgspec.structs.replace(learned, accuracy_drop_pct=drop_pct), problem.condition, bound)
     plan = msgspec.structs.replace(plan, expected=expected, made_by=made_by)
+    plan, smaller = _with_artefact(problem, folder, plan)
     hand = best_hand(rows)
     return Result(
         run=str(folder.path) if folder else None,
         plan_path=str(folder.path / "plan.json") if folder else None,
         plan=plan,
+        compressed_model=smaller,
         device=problem.planner.spec.id,
         model=problem.graph.name,
         engine=problem.planner.engine_name,
@@ -228,6 +231,16 @@ def _result(
         interrupted=interrupted,
         notes=(*notes, *problem.device.notes),
     )
+
+
+def _with_artefact(problem: Problem, folder: RunFolder | None, plan: Plan) -> tuple[Plan, str | None]:
+    """The plan with the hash of its compressed model's file, which is written, and that file."""
+    model = problem.drops.model(plan.compression) if folder is not None and plan.compression.prunes else None
+    if folder is None or model is None:
+        return plan, None
+    sha256 = save_model(model, folder.compressed_model)
+    compression = msgspec.structs.replace(plan.compression, artefact_sha256=sha256)
+    return msgspec.structs.replace(plan, compression=compression), str(folder.compressed_model)
 
 
 def _nothing_kept(problem: Problem, ledger: Ledger) -> Infeasible:

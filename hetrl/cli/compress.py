@@ -38,6 +38,9 @@ def compress(  # noqa: PLR0913, PLR0917 (typer reads the options from the parame
     multiple: Annotated[
         int | None, typer.Option("--multiple", metavar="N", help="Channels stay in multiples of it (4): 4, 8, 16.")
     ] = None,
+    no_compensation: Annotated[
+        bool, typer.Option("--no-compensation", help="Do not fit what pruning leaves to --calibration-data.")
+    ] = False,
     low_rank: Annotated[
         float | None,
         typer.Option("--low-rank", metavar="KEEP", help="Factor layers to this share of their weights."),
@@ -60,7 +63,9 @@ def compress(  # noqa: PLR0913, PLR0917 (typer reads the options from the parame
     ] = None,
     calibration_data: Annotated[
         Path | None,
-        typer.Option("--calibration-data", metavar="FILE", help="Inputs as .npz (seeded random ones)."),
+        typer.Option(
+            "--calibration-data", metavar="FILE", help="Inputs as .npz (seeded random ones); pruning is fitted to them."
+        ),
     ] = None,
     finetune: Annotated[
         int | None,
@@ -87,7 +92,7 @@ def compress(  # noqa: PLR0913, PLR0917 (typer reads the options from the parame
     options.check_numbers(None, seed)
     shapes = options.input_shapes(input_shape)
     if prune is None:
-        pruning = {"--importance": importance, "--multiple": multiple}
+        pruning = {"--importance": importance, "--multiple": multiple, "--no-compensation": no_compensation or None}
         options.refuse(pruning, "is for pruning", "add --prune RATIO")
     factors = any(amount is not None for amount in (low_rank, energy, rank))
     if not factors:
@@ -115,6 +120,7 @@ def compress(  # noqa: PLR0913, PLR0917 (typer reads the options from the parame
     recipe = Recipe(
         prune=prune or 0.0,
         importance=_one_of(Importance, "batch_norm" if importance == "bn" else importance or "l1", "importance"),
+        compensate=not no_compensation,
         multiple=4 if multiple is None else multiple,
         low_rank=by_rank,
         precision=_precision({"int8": int8, "fp16": fp16, "bf16": bf16}),

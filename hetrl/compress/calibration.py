@@ -17,6 +17,7 @@ from hetrl.graph.inputs import format_shape
 from hetrl.graph.single import Array
 
 SEEDED_SAMPLES = 8
+FROM_FILE, SEEDED = "file", "seeded random inputs"
 _ANSWERS = frozenset({"labels", "targets"})  # of data sets that are for scoring as well
 _ONLY_INPUT = "inputs"
 
@@ -33,7 +34,7 @@ class Samples(msgspec.Struct, frozen=True):
 
 def seeded_samples(graph: OperatorGraph, seed: int, count: int = SEEDED_SAMPLES) -> Samples:
     """Random inputs, the same for the same seed. They say nothing about real data."""
-    return Samples("seeded random inputs", tuple(seeded_inputs(graph, seed + index) for index in range(count)))
+    return Samples(SEEDED, tuple(seeded_inputs(graph, seed + index) for index in range(count)))
 
 
 def read_samples(path: Path, graph: OperatorGraph) -> Samples:
@@ -58,7 +59,7 @@ def read_samples(path: Path, graph: OperatorGraph) -> Samples:
     counts = {len(array) for array in batches.values()}
     if len(counts) > 1:
         raise UsageError(f"{path} has different numbers of samples for different inputs", "give as many for each")
-    return Samples("file", tuple({n: array[i] for n, array in batches.items()} for i in range(counts.pop())))
+    return Samples(FROM_FILE, tuple({n: array[i] for n, array in batches.items()} for i in range(counts.pop())))
 
 
 def _read(path: Path) -> dict[str, Array]:

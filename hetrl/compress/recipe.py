@@ -8,8 +8,10 @@ from enum import StrEnum
 
 import msgspec
 import onnx
+from onnx import inliner
 
-from hetrl.compress.calibration import Samples, seeded_samples
+from hetrl.compress.calibration import FROM_FILE, Samples, seeded_samples
+from hetrl.compress.compensate import moments
 from hetrl.compress.half import HalfReport, halve
 from hetrl.compress.importance import Importance
 from hetrl.compress.low_rank import LowRank, LowRankReport, factor
@@ -41,6 +43,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
 
     :param prune: share (0 to below 1) of every group of channels that goes.
     :param importance: by which channels are chosen.
+    :param compensate: whether weights take over what lost channels carried, as far as samples of real data show it;
+        nothing is learnt from random ones.
     :param multiple: that numbers of channels are rounded up to.
     :param low_rank: how layers are factored; None leaves them.
     :param calibration: how int8 finds the ranges of activations.
@@ -50,6 +54,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
 
     prune: float = 0.0
     importance: Importance = Importance.L1
+    compensate: bool = True
     multiple: int = 4
     low_rank: LowRank | None = None
     precision: Precision = Precision.NONE
@@ -121,9 +126,14 @@ def apply(
     shapes = dict(input_shapes) if input_shapes else None
     if recipe.needs_runtime and samples is None:
         samples = seeded_samples(graph_from_model(model, name="model", input_shapes=shapes), recipe.seed)
-    values = samples.values if samples is not None and recipe.needs_runtime else ()
+    values = samples.values if samples is not None else ()
+    real = samples is not None and samples.source == FROM_FILE
     pruning, low_rank, quantization, half = None, None, None, None
     if recipe.prune > 0:
+        if model.functions:
+            model = inliner.inline_local_functions(model)
+        fitting = real and recipe.compensate
+        graph = graph_from_model(model, name="model", input_shapes=shapes)
         smaller = prune(
             model,
             recipe.prune,
@@ -131,6 +141,7 @@ def apply(
             multiple=recipe.multiple,
             inputs=values,
             input_shapes=shapes,
+            known=moments(model, graph, values) if fitting else None,
         )
         model, pruning = smaller.model, smaller.report
     if recipe.low_rank is not None:
@@ -144,4 +155,5 @@ def apply(
     elif recipe.precision in _HALVES:
         halved = halve(model, _HALVES[recipe.precision])
         model, half = halved.model, halved.report
-    return Compressed(model, pruning, low_rank, quantization, half, samples if recipe.needs_runtime else None)
+    used = recipe.needs_runtime or (recipe.prune > 0 and real and recipe.compensate)
+    return Compressed(model, pruning, low_rank, quantization, half, samples if used else None)
