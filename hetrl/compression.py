@@ -21,12 +21,14 @@ class Compression(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     :param prune_ratio: share (0 to below 1) of the prunable channels of every stage that is taken away.
     :param stage_ratios: one share for each stage instead, from the highest resolution to the lowest; not all equal.
+    :param low_rank: share (0 to 1, both excluded) of its weights that each factored kernel keeps at most.
     :param channel_multiple: numbers of channels are rounded up to multiples of it (1 to 1024, default 4).
     :param artefact_sha256: of the compressed model's file, where there is one.
     """
 
     prune_ratio: float = 0.0
     stage_ratios: tuple[float, ...] | UnsetType = UNSET
+    low_rank: float | UnsetType = UNSET
     channel_multiple: int | UnsetType = UNSET
     artefact_sha256: str | UnsetType = UNSET
 
@@ -38,6 +40,8 @@ class Compression(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise PlanError(
                 "compression.channel_multiple", f"{self.channel_multiple} is not in 1 to {MOST_CHANNEL_MULTIPLE}"
             )
+        if self.low_rank is not UNSET and not 0 < self.low_rank < 1:
+            raise PlanError("compression.low_rank", f"{self.low_rank} is not between 0 and 1")
         if self.artefact_sha256 is not UNSET and not _SHA256.fullmatch(self.artefact_sha256):
             raise PlanError("compression.artefact_sha256", "is no sha256 in lower-case hex")
         if self.stage_ratios is not UNSET:
@@ -75,14 +79,21 @@ class Compression(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return any(self.ratios)
 
     @property
+    def changes(self) -> bool:
+        """Whether the model is another one than the original."""
+        return self.prunes or self.low_rank is not UNSET
+
+    @property
     def shapes(self) -> Compression:
         """The same, whatever the weights are: equal where the smaller models have equal shapes."""
         return msgspec.structs.replace(self, artefact_sha256=UNSET)
 
     def __str__(self) -> str:
-        """`0`, `0.3`, `0.1/0.3/0.5`; what is not usual follows: `0.3 in multiples of 16`."""
+        """`0`, `0.3`, `0.1/0.3/0.5`; what is not usual follows: `0.3 in multiples of 16, low rank 0.5`."""
         words = "/".join(f"{ratio:g}" for ratio in self.ratios)
-        return words if self.channel_multiple is UNSET else f"{words} in multiples of {self.channel_multiple}"
+        if self.channel_multiple is not UNSET:
+            words += f" in multiples of {self.channel_multiple}"
+        return words if self.low_rank is UNSET else f"{words}, low rank {self.low_rank:g}"
 
 
 def _check_ratio(field: str, ratio: float) -> None:

@@ -235,7 +235,7 @@ def _result(
 
 def _with_artefact(problem: Problem, folder: RunFolder | None, plan: Plan) -> tuple[Plan, str | None]:
     """The plan with the hash of its compressed model's file, which is written, and that file."""
-    model = problem.drops.model(plan.compression) if folder is not None and plan.compression.prunes else None
+    model = problem.drops.model(plan.compression) if folder is not None and plan.compression.changes else None
     if folder is None or model is None:
         return plan, None
     sha256 = save_model(model, folder.compressed_model)

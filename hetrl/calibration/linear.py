@@ -19,8 +19,9 @@ from hetrl.device_bridge.quantity import Quantity, Source
 from hetrl.device_bridge.spec import CpuCost, GpuCost
 from hetrl.device_bridge.surrogate.cost_model import CostModel
 from hetrl.device_bridge.surrogate.op_time import OpShapes, cpu_time_ms, gpu_time_ms
+from hetrl.device_bridge.surrogate.pieces import Timed
 from hetrl.device_bridge.surrogate.schedule import Schedule, batch_of
-from hetrl.device_bridge.surrogate.tables import Layout, Tables, Timed
+from hetrl.device_bridge.surrogate.tables import Layout, Tables
 from hetrl.plan import DEFAULT_QUEUE_WINDOW, Axis, Memory
 
 Floats = npt.NDArray[np.float64]

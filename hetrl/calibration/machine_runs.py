@@ -116,6 +116,6 @@ def _at_rest(record: Recorded) -> bool:
         return False
     if condition.ui is not None or load_of(condition) != COLD or not measured.ok or measured.fallbacks:
         return False
-    if plan.caps or plan.overlap or plan.stretched or plan.compression.prunes:
+    if plan.caps or plan.overlap or plan.stretched or plan.compression.changes:
         return False
     return len(measured.segments) == len(plan.segments) and measured.segments[-1].end_ms > 0

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from msgspec import UNSET
+
 from hetrl.compress.channels import Ratio, kept_channels, pruned
+from hetrl.compress.low_rank.planned import factored
 from hetrl.compress.stages import by_stage, stages
 from hetrl.compression import Compression
 from hetrl.errors import PlanError
@@ -14,7 +17,8 @@ def compressed_graph(graph: OperatorGraph, compression: Compression) -> Operator
 
     :raises PlanError: not as many ratios as the network has stages.
     """
-    return pruned(graph, group_ratios(graph, compression), compression.multiple)
+    smaller = pruned(graph, group_ratios(graph, compression), compression.multiple)
+    return smaller if compression.low_rank is UNSET else factored(smaller, compression.low_rank)
 
 
 def shares_gone(graph: OperatorGraph, compression: Compression) -> tuple[float, ...]:

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import onnx
+from msgspec import UNSET
 from onnx import inliner
 
 from hetrl.compress.compensate import Moments, moments
 from hetrl.compress.constants import Array
-from hetrl.compress.planned import group_ratios
+from hetrl.compress.low_rank import factor
+from hetrl.compress.low_rank.planned import factored_names, policy
+from hetrl.compress.planned import compressed_graph, group_ratios
 from hetrl.compress.pruning import prune
 from hetrl.compress.weights import complete_model
 from hetrl.compression import Compression
+from hetrl.errors import ModelError
 from hetrl.graph import OperatorGraph
 from hetrl.graph.reader import graph_from_model
 from hetrl.zoo.source import MemorySource, ModelSource
@@ -29,10 +33,16 @@ def compressed_model(
     :raises PlanError: not as many ratios as the network has stages.
     """
     model = complete_model(source)
-    if not compression.prunes:
+    if compression.prunes:
+        ratios = group_ratios(graph, compression)
+        model = prune(model, ratios, multiple=compression.multiple, input_shapes=_shapes(graph), known=known).model
+    if compression.low_rank is UNSET:
         return model
-    ratios = group_ratios(graph, compression)
-    return prune(model, ratios, multiple=compression.multiple, input_shapes=_shapes(graph), known=known).model
+    wanted = factored_names(compressed_graph(graph, compression))
+    done = factor(model, policy(compression.low_rank), input_shapes=_shapes(graph), only=wanted)
+    if {layer.name for layer in done.report.factored} != wanted:
+        raise ModelError("low rank made other layers smaller than was planned", "please report this model")
+    return done.model
 
 
 def moments_of(source: ModelSource, graph: OperatorGraph, inputs: Sequence[Mapping[str, Array]]) -> Moments:
@@ -49,6 +59,6 @@ def _shapes(graph: OperatorGraph) -> dict[str, tuple[int, ...]]:
 
 def compressed_source(source: ModelSource, graph: OperatorGraph, compression: Compression) -> ModelSource:
     """The same as a source of weights; the original where nothing is compressed."""
-    if not compression.prunes:
+    if not compression.changes:
         return source
     return MemorySource(compressed_model(source, graph, compression), f"{source.name}-compressed")

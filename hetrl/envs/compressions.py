@@ -1,4 +1,4 @@
-"""Which compressions a run may choose from: one pruning ratio for all, and ratios by stage that promise more.
+"""Which compressions a run may choose from: one pruning ratio for all, ratios by stage that promise more, low rank.
 
 Stages differ in what a channel costs and in what it is worth. Of all ratios by stage whose accuracy is expected to keep
 the budget, those are offered that save most time on some processor, by the surrogate's times of the smaller operators.
@@ -11,19 +11,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import product
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec import UNSET
 
 from hetrl.accuracy import INT8, INT8_DROP_PCT, AccuracyDrops
 from hetrl.compress.channels import kept_channels
-from hetrl.compress.planned import group_ratios
+from hetrl.compress.planned import compressed_graph, group_ratios
 from hetrl.compress.stages import stages
-from hetrl.compression import Compression
+from hetrl.compression import NO_COMPRESSION, Compression
 from hetrl.device_bridge.surrogate.device import SurrogateDevice
 
 Floats = npt.NDArray[np.float64]
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5)  # of all stages alike
 STAGE_RATIOS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7)
+LOW_RANKS = (0.75, 0.5)  # shares of its weights that each factored kernel keeps
 MOST_BY_STAGE = 6  # that are offered
 MOST_TRIED = 12  # that accuracy is asked of: on the user's data each takes a while
 
@@ -32,9 +35,10 @@ def compressions(device: SurrogateDevice, drops: AccuracyDrops, budget_pct: floa
     """Nothing first, then what keeps the budget, by what it saves."""
     found = _Offers(device, drops, budget_pct)
     for ratio in RATIOS:
-        found.try_one((ratio,))
+        found.try_one(Compression.of((ratio,), device.spec.channel_multiple))
     if budget_pct > 0:
         found.try_stages()
+    found.try_low_rank()
     return found.offered
 
 
@@ -45,25 +49,34 @@ class _Offers:
         self._drops = drops
         self._budget_pct = budget_pct
         self._multiple = device.spec.channel_multiple
-        self._tried: dict[tuple[int, ...], bool] = {}  # channels that each group keeps, and whether it is offered
+        self._tried: set[tuple[object, ...]] = set()  # channels that each group keeps, and low rank
         self._offered: list[Compression] = []
-        self.try_one((0.0,))
+        self.try_one(NO_COMPRESSION)
 
     @property
     def offered(self) -> tuple[Compression, ...]:
         first, *others = self._offered
-        return first, *sorted(others, key=lambda c: (len(c.ratios), c.ratios))
+        return first, *sorted(others, key=lambda c: (c.low_rank is not UNSET, len(c.ratios), c.ratios))
 
-    def try_one(self, ratios: tuple[float, ...]) -> bool | None:
+    def try_one(self, one: Compression) -> bool | None:
         """Offer it if it keeps the budget; None if one of the same shapes was tried before."""
-        one = Compression.of(ratios, self._multiple)
         kept = kept_channels(self._graph, group_ratios(self._graph, one), one.multiple)
-        if kept in self._tried:
+        low_rank = compressed_graph(self._graph, one) if one.low_rank is not UNSET else self._graph
+        shapes = (*kept, *((node.id, node.geometry.in_channels) for node in low_rank.nodes if node.front))
+        if shapes in self._tried:
             return None
-        self._tried[kept] = self._drops.drop_pct(one) <= self._budget_pct
-        if self._tried[kept]:
+        self._tried.add(shapes)
+        kept_budget = self._drops.drop_pct(one) <= self._budget_pct
+        if kept_budget:
             self._offered.append(one)
-        return self._tried[kept]
+        return kept_budget
+
+    def try_low_rank(self) -> None:
+        """Beside nothing, and beside the pruning that is offered last: the strongest."""
+        for keep in LOW_RANKS:
+            for pruning in dict.fromkeys((NO_COMPRESSION, self.offered[-1])):
+                if pruning.low_rank is UNSET:
+                    self.try_one(msgspec.structs.replace(pruning, low_rank=keep))
 
     def try_stages(self) -> None:
         count = len(stages(self._graph))
@@ -82,7 +95,7 @@ class _Offers:
                 if not allowed[best] or saved[best] <= 0:
                     break
                 fresh[best] = False
-                kept = self.try_one(tuple(ratios[best].tolist()))
+                kept = self.try_one(Compression.of(ratios[best].tolist(), self._multiple))
                 tries += kept is not None
                 if kept:
                     found += 1

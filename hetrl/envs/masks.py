@@ -36,7 +36,7 @@ class MaskTables:
     def _table(self, k: int) -> Bools:
         """(rows, width), shared by groups that may be placed alike."""
         space = self._space
-        name = (space.possible[k].tobytes(), k == 0, k == space.groups - 1)
+        name = (space.possible_key(k), k == 0, k == space.groups - 1)
         if name not in self._tables:
             granularity, compression, placed, length = np.indices(self._shape).reshape(len(self._shape), -1)
             legal = space.group_mask(k, granularity, compression, placed, _LENGTHS[length])

@@ -92,7 +92,8 @@ class PlanSpace:
         self.single = np.array([not o.split for o in self.options])
         self.chained = np.array([o.axis is Axis.HEIGHT for o in self.options])
         possible = [device.cost_model(compression).tables.possible for compression in self.compressions]
-        self.possible: Bools = np.logical_and.reduce(possible)
+        self._possible: Bools = np.array(possible)  # (compressions, groups, O)
+        self.possible: Bools = np.logical_or.reduce(possible)
         precisions = [{self.engine.processors[p].precision for p in o.processors} for o in self.options]
         self._int8 = np.array([INT8 in found for found in precisions], dtype=np.int64)
         both = [[drops.drop_pct(c, int8=b) for b in (False, True)] for c in self.compressions]
@@ -141,17 +142,17 @@ class PlanSpace:
         :param placed: option of the segment before, which has `length` groups; neither matters for the first group.
         """
         legal = np.zeros((self.width, len(granularity)), dtype=np.bool_)
-        affordable = self._affordable[compression].T
+        affordable, possible = self._affordable[compression].T, self._possible[compression, k]  # (O, B) and (B, O)
         split_allowed = (granularity == _INTRA_OP) | ((granularity == _INTER_OP) & self.branches)
-        placements = self.possible[k][:, None] & (self.single[:, None] | split_allowed)
+        placements = possible.T & (self.single[:, None] | split_allowed)
         legal[1 : 1 + len(self.options)] = placements & affordable
         one = granularity == GRANULARITIES.index(Granularity.SINGLE)
         if k == 0:
-            everywhere = self.possible.all(axis=0) & self.single
-            legal[1 : 1 + len(self.options), one] = (everywhere[:, None] & affordable)[:, one]
+            everywhere = self._possible[compression].all(axis=1) & self.single
+            legal[1 : 1 + len(self.options), one] = (everywhere.T & affordable)[:, one]
             return legal
         chains = self.chained[placed] & (length < MAX_CHAIN) & (granularity != _INTER_OP)
-        legal[CONTINUE] = self.possible[k, placed] & (self.single[placed] | chains)
+        legal[CONTINUE] = possible[np.arange(len(placed)), placed] & (self.single[placed] | chains)
         same = np.flatnonzero(self.single[placed] & legal[CONTINUE])
         legal[1 + placed[same], same] = False  # a neighbour on the same processor is the same segment
         legal[1:, one] = False
@@ -205,8 +206,13 @@ class PlanSpace:
 
     def possible_at(self, compression: Compression) -> Bools:
         """(n, O) which options a plan of that compression may choose for which group."""
-        affordable: Bools = self._affordable[self.compressions.index(compression)]
-        return self.possible & affordable
+        index = self.compressions.index(compression)
+        allowed: Bools = self._possible[index] & self._affordable[index]
+        return allowed
+
+    def possible_key(self, k: int) -> bytes:
+        """Equal for groups that may have the same placements, whatever the compression."""
+        return self._possible[:, k].tobytes()
 
     def accuracy_drop_pct(self, batch: Schedules, compression: Ints) -> Floats:
         """(B,) what plans as `schedules` gives them cost in accuracy, predicted."""

@@ -93,6 +93,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     :param macs: multiply-accumulates; `flops` counts two for each, plus elementwise arithmetic.
     :param weight_bytes: bytes of constant operands.
     :param signature: digest of what else makes the operator what it is (attributes, constant shapes).
+    :param front: of an operator that low rank has made two: the first of them, `geometry` being the second's.
     """
 
     id: str
@@ -108,6 +109,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     weight_bytes: int
     weight_elements: int
     signature: str
+    front: Geometry | None = None
 
 
 class InputRole(StrEnum):
@@ -233,6 +235,10 @@ class OperatorGraph(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     def group_geometry(self, index: int) -> Geometry:
         return self.nodes[self.groups[index].anchor].geometry
+
+    def group_front(self, index: int) -> Geometry | None:
+        """The first of two operators that the group's anchor stands for, if it does (`Node.front`)."""
+        return self.nodes[self.groups[index].anchor].front
 
     def group_node_ids(self, index: int) -> tuple[str, ...]:
         return tuple(self.nodes[n].id for n in self.groups[index].nodes)

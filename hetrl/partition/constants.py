@@ -38,7 +38,7 @@ class Stored(msgspec.Struct, frozen=True):
 class Constants:
     """What the operators of a graph read besides activations.
 
-    :param nodes: the ONNX nodes of the graph's operators, in its order.
+    :param nodes: the ONNX nodes of the graph's operators.
     :raises ModelError: weights are missing, or a constant cannot be computed.
     """
 
@@ -111,7 +111,7 @@ class Constants:
 
 
 def _constant_names(graph: OperatorGraph, nodes: tuple[onnx.NodeProto, ...]) -> list[str]:
-    activations = graph.tensor_by_name
+    activations = {*graph.tensor_by_name, *(name for node in nodes for name in node.output)}
     return list(dict.fromkeys(name for node in nodes for name in reads(node) if name not in activations))
 
 

@@ -43,8 +43,8 @@ def plan_param(model: onnx.ModelProto, plan: Plan, graph: OperatorGraph) -> Ncnn
 
 def _masks(plan: Plan) -> dict[str, int]:
     """Mask of each operator."""
-    if plan.compression.prunes:
-        raise PlanError("compression", "a pruned model is another one than the file", "measure it unpruned")
+    if plan.compression.changes:
+        raise PlanError("compression", "a compressed model is another one than the file", "measure it as it is")
     if plan.capped:
         raise PlanError("caps", "ncnn has no caps between layers", "leave them away")
     found: dict[str, int] = {}

@@ -62,8 +62,9 @@ class Partitioner:
         model = source.model
         maker = {output: node for node in model.graph.node for output in node.output if output}
         nodes = tuple(maker[node.id] for node in graph.nodes)
-        constants = Constants(source, graph, nodes, store)
-        self._flat = Flat(graph, nodes, constants, tuple(model.opset_import), model.ir_version)
+        two = {n: maker[nodes[n].input[0]] for n, node in enumerate(graph.nodes) if node.front is not None}
+        constants = Constants(source, graph, (*nodes, *two.values()), store)
+        self._flat = Flat(graph, nodes, constants, tuple(model.opset_import), model.ir_version, two)
         self._done: dict[object, _Cut] = {}
 
     def job(self, plan: Plan, targets: Mapping[str, Target]) -> Job:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -48,13 +48,17 @@ class Submodel:
 
 @dataclass(frozen=True)
 class Flat:
-    """The model that is cut: one ONNX node for each of the graph's operators, in the same order."""
+    """The model that is cut: one ONNX node for each of the graph's operators, in the same order.
+
+    :param fronts: by operator, the node in front of its own where low rank has made two of one (`Node.front`).
+    """
 
     graph: OperatorGraph
     nodes: tuple[onnx.NodeProto, ...]
     constants: Constants
     opsets: tuple[onnx.OperatorSetIdProto, ...]
     ir_version: int
+    fronts: Mapping[int, onnx.NodeProto]
 
     @property
     def opset(self) -> int:
@@ -83,7 +87,11 @@ class _Writer:
                 continue
             self._inputs |= {name: share.ranges[name] for name in node.inputs if name not in made}
             whole = self._cutter is None or self._cutter.whole(node.outputs[0], share.ranges[node.outputs[0]])
-            self._nodes.append(self._as_it_is(node, proto) if whole else self._cut(node, proto))
+            front = flat.fronts.get(n)
+            if front is not None:
+                self._nodes.append(self._as_it_is(node, front))
+            between = front.output[0] if front is not None else ""
+            self._nodes.append(self._as_it_is(node, proto, between) if whole else self._cut(node, proto))
         reads = tuple(self._port(name, name, range_) for name, range_ in self._inputs.items())
         writes = tuple(self._port(self._range(name, range_), name, range_) for name, range_ in share.writes.items())
         graph = helper.make_graph(
@@ -97,7 +105,8 @@ class _Writer:
         model = helper.make_model(graph, opset_imports=flat.opsets, ir_version=ir_version, producer_name="hetrl")
         return Submodel(model, reads, writes, flat.constants)
 
-    def _as_it_is(self, node: Node, proto: onnx.NodeProto) -> onnx.NodeProto:
+    def _as_it_is(self, node: Node, proto: onnx.NodeProto, between: str = "") -> onnx.NodeProto:
+        """:param between: an input that the node in front of it makes."""
         new = onnx.NodeProto()
         new.CopyFrom(proto)
         for name in captured(proto):
@@ -105,7 +114,7 @@ class _Writer:
         for position, name in enumerate(proto.input):
             if name in node.inputs:
                 new.input[position] = self._range(name, self._whole(name))
-            elif name:
+            elif name and name != between:
                 self._constant(name)
         return new
 

@@ -17,10 +17,11 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import onnx
+from msgspec import UNSET
 
 from hetrl.accuracy import AccuracyDrops, Floats, MeasuredAccuracy, drop_words
 from hetrl.compress.compensate import Moments
-from hetrl.compress.planned import shares_gone
+from hetrl.compress.planned import compressed_graph, shares_gone
 from hetrl.compress.stages import stages
 from hetrl.compress.variant import compressed_model, moments_of
 from hetrl.compression import NO_COMPRESSION, Compression
@@ -111,7 +112,7 @@ class MeasuredDrops(AccuracyDrops):
         return moments_of(self._source, self._graph, list(whole))
 
     def compressed_pct(self, compression: Compression) -> float:
-        if not compression.prunes:
+        if not compression.changes:
             return 0.0
         compression = compression.shapes
         if compression not in self._drops:
@@ -119,7 +120,7 @@ class MeasuredDrops(AccuracyDrops):
                 return math.inf
             drop = self._drop(compression, self._tuning)
             self._drops[compression] = drop
-            self._expected = self._expected.refined(Compressed(shares_gone(self._graph, compression) or (0.0,)), drop)
+            self._expected = self._expected.refined(self._settings(compression), drop)
             self._tell(f"pruned by {compression}: {words(drop)} on the tuning half")
         return self._drops[compression].points
 
@@ -143,7 +144,7 @@ class MeasuredDrops(AccuracyDrops):
 
     def refuses(self, plan: Plan) -> bool:
         compression = plan.compression.shapes
-        if not compression.prunes:
+        if not compression.changes:
             return False
         known = compression in self._last
         drop = self._at_last(compression)
@@ -151,6 +152,13 @@ class MeasuredDrops(AccuracyDrops):
         if over and not known:
             self._tell(f"pruned by {compression}: {words(drop)} on the half that was held back, so it is not taken")
         return over
+
+    def _settings(self, compression: Compression) -> Compressed:
+        """As far as accuracy depends on them."""
+        graph = self._graph
+        factored = compressed_graph(graph, compression).parameters
+        alone = compressed_graph(graph, msgspec.structs.replace(compression, low_rank=UNSET)).parameters
+        return Compressed(shares_gone(graph, compression) or (0.0,), factored / alone)
 
     def _at_last(self, compression: Compression) -> Drop:
         """The drop on the half that nothing was chosen by."""
@@ -164,14 +172,14 @@ class MeasuredDrops(AccuracyDrops):
 
     def _drop(self, compression: Compression, data: EvalData) -> Drop:
         before = self._original[data.key]
-        if not compression.prunes:
+        if not compression.changes:
             return dropped(before, before, data, self._metric)
         return dropped(before, summarize(self.model(compression), data, self._metric), data, self._metric)
 
 
 def _less(one: Compression, other: Compression) -> bool:
     """Whether it takes no more of any stage."""
-    if one.multiple != other.multiple:
+    if one.multiple != other.multiple or (one.low_rank or 1.0) < (other.low_rank or 1.0):
         return False
     size = max(len(one.ratios), len(other.ratios))
     return bool(np.all(np.broadcast_to(one.ratios, size) <= np.broadcast_to(other.ratios, size)))

@@ -6,7 +6,7 @@ Works on complete models and on such whose weights are not there: all but the nu
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -57,17 +57,25 @@ class Factored:
 
 
 def factor(
-    model: onnx.ModelProto, policy: LowRank, *, input_shapes: dict[str, tuple[int, ...]] | None = None
+    model: onnx.ModelProto,
+    policy: LowRank,
+    *,
+    input_shapes: dict[str, tuple[int, ...]] | None = None,
+    only: Collection[str] | None = None,
 ) -> Factored:
     """The model with its layers factored. Every operator's first output keeps its name.
 
     :param model: complete, or without weights (unless the policy goes by energy); it is not changed.
     :param input_shapes: of inputs whose sizes the model leaves open.
+    :param only: names of the layers that are factored, where not all are.
     :raises ModelError: the policy goes by energy and weights are absent; or no valid model.
     """
     result = inliner.inline_local_functions(model) if model.functions else _copy(model)
     graph = graph_from_model(result, name=model.graph.name or "the model", input_shapes=input_shapes)
     layers, left = find_layers(result, graph, policy)
+    if only is not None:
+        left += [LeftLayer(layer.name, "it is not asked for") for layer in layers if layer.name not in only]
+        layers = [layer for layer in layers if layer.name in only]
     writer = Writer(result)
     done = [_factored(layer, policy, writer) for layer in layers]
     writer.finish()
@@ -83,7 +91,10 @@ def _factored(layer: Layer, policy: LowRank, writer: Writer) -> FactoredLayer | 
     ranks = _ranks(links, parts, policy)
     factors = links.factors(ranks)
     weights = (math.prod(links.shape), links.weights(ranks))
-    macs = (sum(_macs(links, None, use) for use in layer.uses), sum(_macs(links, factors, use) for use in layer.uses))
+    macs = (
+        sum(chain_macs(links, None, use) for use in layer.uses),
+        sum(chain_macs(links, factors, use) for use in layer.uses),
+    )
     if not policy.always:
         for what, (before, after) in (("weights", weights), ("multiply-accumulates", macs)):
             if after >= before:
@@ -127,7 +138,7 @@ def _ranks(links: Chain, parts: Parts | None, policy: LowRank) -> Ranks:
     return links.by_rank(policy.rank) if policy.rank is not None else links.by_share(policy.keep or 1.0)
 
 
-def _macs(links: Chain, factors: Sequence[Factor] | None, use: Use) -> int:
+def chain_macs(links: Chain, factors: Sequence[Factor] | None, use: Use) -> int:
     """Multiply-accumulates of the chain; of the original where `factors` is None."""
     if isinstance(links, Dense):
         rows = math.prod(use.out) // max(links.shape[1], 1)

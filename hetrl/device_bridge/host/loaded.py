@@ -53,7 +53,7 @@ class LoadedModel:
 
         :raises PlanError: see `Partitioner.job`.
         """
-        variant = self._compressed(plan.compression.shapes) if plan.compression.prunes else self._original
+        variant = self._compressed(plan.compression.shapes) if plan.compression.changes else self._original
         return replace(variant.partitioner.job(plan, targets), reference=variant.reference)
 
     def _compress(self, compression: Compression) -> _Variant:

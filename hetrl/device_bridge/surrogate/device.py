@@ -71,7 +71,7 @@ class SurrogateDevice(Device):
     def evidence(self, plan: Plan, condition: Condition) -> Evidence:
         """The word for what the surrogate says; a pruned or stretched model is none of those that were measured."""
         measured = self.graph.structure_hash in self.engine.calibrated_models
-        changed = plan.compression.prunes or plan.stretched
+        changed = plan.compression.changes or plan.stretched
         calibrated = measured and not changed and load_of(condition) == COLD
         return Evidence.CALIBRATED if calibrated else Evidence.PREDICTED
 
@@ -139,7 +139,7 @@ class SurrogateDevice(Device):
         return Simulated(model, schedule, fallen, answers, names)
 
     def _interval_ms(self, plan: Plan, condition: Condition, latency_ms: float) -> tuple[float, float] | None:
-        known = known_as(self.graph.structure_hash, plan.compression.prunes, self.engine)
+        known = known_as(self.graph.structure_hash, plan.compression.changes, self.engine)
         if (
             plan.stretched or known.value not in self.engine.errors
         ):  # no errors of its own kind; those of unseen models are no smaller

@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from hetrl.device_bridge.spec import Engine, GpuCost, Link, Processor
-from hetrl.device_bridge.surrogate.op_time import BYTES_PER_ELEMENT, KIND_CODE, OpShapes, time_ms
+from hetrl.device_bridge.surrogate.op_time import BYTES_PER_ELEMENT, time_ms
+from hetrl.device_bridge.surrogate.pieces import Piece, Timed, timed
 from hetrl.device_bridge.surrogate.workload import WorkItem, Workload
 from hetrl.graph import InputRole, OpKind
 from hetrl.plan import Axis, Memory
@@ -44,16 +45,6 @@ class Option:
     @property
     def split(self) -> bool:
         return len(self.processors) > 1
-
-
-@dataclass(frozen=True)
-class Timed:
-    """One processor's parts: where they belong (position, option, offset), and their shapes."""
-
-    position: npt.NDArray[np.int64]
-    option: npt.NDArray[np.int64]
-    offset: npt.NDArray[np.int64]
-    shapes: OpShapes
 
 
 @dataclass(frozen=True)
@@ -116,22 +107,6 @@ def supports(processor: Processor, item: WorkItem) -> bool:
     return geometry.kind.value not in refused and not item.op_types & refused
 
 
-@dataclass(frozen=True)
-class _Piece:
-    """Rows and channels of one part of one group, before it is timed."""
-
-    position: int
-    option: int
-    offset: int
-    processor: int
-    rows: int
-    channels: int
-    in_channels: int
-    read_fraction: float
-    extra_fraction: float
-    weight_fraction: float
-
-
 def made_inside(workload: Workload, position: int, start: int | npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     """Whether a group's data are made in its own segment, which begins at `start` (one, or one per schedule)."""
     reads = workload.items[position].reads
@@ -154,7 +129,7 @@ def build_layout(workload: Workload, engine: Engine, options: Sequence[Option], 
     possible = np.zeros((n, count), dtype=bool)
     weights_mb = np.zeros((n, count))
     runs = [[supports(p, item) for p in engine.processors] for item in workload.items]
-    pieces: list[_Piece] = []
+    pieces: list[Piece] = []
     for o, option in enumerate(options):
         able = [all(run[p] for p in option.processors) for run in runs]
         for k, item in enumerate(workload.items):
@@ -164,10 +139,10 @@ def build_layout(workload: Workload, engine: Engine, options: Sequence[Option], 
                 continue
             if not option.split:
                 possible[k, o] = True
-                g = item.geometry
-                pieces.append(
-                    _Piece(k, o, 0, option.processors[0], g.out_h, g.out_channels, g.in_channels, 1.0, 1.0, 1.0)
-                )
+                for g in (item.geometry, *([item.front] if item.front else [])):
+                    channels = (g.out_channels, g.in_channels)
+                    front = g is item.front
+                    pieces.append(Piece(k, o, 0, option.processors[0], g.out_h, *channels, 1.0, 1.0, 1.0, front))
             elif option.axis is not Axis.HEIGHT:
                 parts = _channel_pieces(workload, k, o, option)
                 possible[k, o] = bool(parts)
@@ -186,7 +161,7 @@ def build_layout(workload: Workload, engine: Engine, options: Sequence[Option], 
     return Layout(
         workload=workload,
         options=tuple(options),
-        parts=tuple(_timed(workload, [x for x in pieces if x.processor == p]) for p in range(len(engine.processors))),
+        parts=tuple(timed(workload, [x for x in pieces if x.processor == p]) for p in range(len(engine.processors))),
         host_in=host_in,
         host_out=host_out,
         possible=possible,
@@ -207,7 +182,7 @@ def time_layout(layout: Layout, engine: Engine) -> Tables:
         for m, memory in enumerate(MEMORIES):
             friendly = not isinstance(processor.cost, GpuCost) or memory is processor.cost.friendly_memory
             took = time_ms(part.shapes, processor.cost, friendly=friendly)
-            time[m, part.position, part.option, part.offset, p] = took
+            np.add.at(time[m, ..., p], (part.position, part.option, part.offset), took)  # of two operators: both
     return Tables(**vars(layout), engine=engine, time_ms=time)
 
 
@@ -223,7 +198,7 @@ def corrected(tables: Tables, factors: Mapping[str, Sequence[float]]) -> Tables:
     return replace(tables, time_ms=times)
 
 
-def _channel_pieces(workload: Workload, k: int, o: int, option: Option, *, inner: bool = False) -> list[_Piece]:
+def _channel_pieces(workload: Workload, k: int, o: int, option: Option, *, inner: bool = False) -> list[Piece]:
     """Slices of output channels; `inner` ones read only the input channels that their own branch made."""
     item, g = workload.items[k], workload.items[k].geometry
     narrow = inner and _mixes_channels(item)
@@ -238,7 +213,7 @@ def _channel_pieces(workload: Workload, k: int, o: int, option: Option, *, inner
         in_channels = read[number + 1] - read[number] if narrow else g.in_channels
         window = in_channels / g.in_channels
         taken = window if _mixes_channels(item) else part
-        pieces.append(_Piece(k, o, int(inner), processor, g.out_h, channels, in_channels, taken, part, part * window))
+        pieces.append(Piece(k, o, int(inner), processor, g.out_h, channels, in_channels, taken, part, part * window))
     return pieces
 
 
@@ -247,7 +222,7 @@ def _mixes_channels(item: WorkItem) -> bool:
 
 
 def _channel_traffic(
-    workload: Workload, away: Sequence[_Piece], host_in: tuple[tuple[Floats, ...], ...], host_out: Floats
+    workload: Workload, away: Sequence[Piece], host_in: tuple[tuple[Floats, ...], ...], host_out: Floats
 ) -> None:
     """:param away: one group's pieces whose operands and results are elsewhere."""
     for piece in away:
@@ -269,14 +244,14 @@ def _height_pieces(
     depth: int,
     host_in: tuple[tuple[Floats, ...], ...],
     host_out: Floats,
-) -> list[_Piece]:
+) -> list[Piece]:
     """The pieces of every chain that ends at `end`: rows are cut there, and halos are added going backwards."""
     if not workload.items[end].splits_height:
         return []
     rows_end = row_bounds(workload.items[end].geometry.out_h, option.shares_pct)
     if not every_part_works(rows_end):
         return []
-    pieces: list[_Piece] = []
+    pieces: list[Piece] = []
     upper: dict[int, int] = {}  # position -> rows [0, upper) of the accelerator's part
     lower: dict[int, int] = {}  # position -> rows [lower, all) of the host's part
     for k in range(end, max(-1, end - depth), -1):
@@ -289,7 +264,7 @@ def _height_pieces(
             fraction = part_rows / rows
             g = item.geometry
             pieces.append(
-                _Piece(k, o, end - k, processor, part_rows, g.out_channels, g.in_channels, fraction, fraction, 1.0)
+                Piece(k, o, end - k, processor, part_rows, g.out_channels, g.in_channels, fraction, fraction, 1.0)
             )
         for slot, read in enumerate(item.reads):
             share = (rows - lower[k]) / rows
@@ -333,51 +308,6 @@ def _window(item: WorkItem, first: int, last: int) -> tuple[int, int]:
     return input_rows(
         first, last, height=g.in_h, kernel=g.kernel_h, stride=g.stride_h, dilation=g.dilation_h, pad_top=g.pad_top
     )
-
-
-def _timed(workload: Workload, pieces: Sequence[_Piece]) -> Timed | None:
-    if not pieces:
-        return None
-    where = np.array([(x.position, x.option, x.offset) for x in pieces], dtype=np.int64)
-    return Timed(where[:, 0], where[:, 1], where[:, 2], _shapes(workload, pieces))
-
-
-def _shapes(workload: Workload, pieces: Sequence[_Piece]) -> OpShapes:
-    geometries = [workload.items[p.position].geometry for p in pieces]
-    first, extra = zip(*(_operands(workload, p.position) for p in pieces), strict=True)
-
-    def ints(values: Sequence[int]) -> npt.NDArray[np.int64]:
-        return np.array(values, dtype=np.int64)
-
-    read = np.array([p.read_fraction for p in pieces])
-    shapes = OpShapes(
-        kind=ints([KIND_CODE[g.kind] for g in geometries]),
-        batch=ints([g.batch for g in geometries]),
-        in_channels=ints([p.in_channels for p in pieces]),
-        out_channels=ints([p.channels for p in pieces]),
-        out_h=ints([p.rows for p in pieces]),
-        out_w=ints([g.out_w for g in geometries]),
-        kernel_h=ints([g.kernel_h for g in geometries]),
-        kernel_w=ints([g.kernel_w for g in geometries]),
-        stride=ints([g.stride_h for g in geometries]),
-        dilation=ints([g.dilation_h for g in geometries]),
-        groups=ints([g.groups for g in geometries]),
-        in_elements=np.array(first) * read,
-        extra_elements=np.array(extra) * np.array([p.extra_fraction for p in pieces]),
-        weight_elements=np.array([workload.items[p.position].weight_elements * p.weight_fraction for p in pieces]),
-    )
-    padded = (shapes.batch * shapes.in_channels * shapes.in_h * shapes.in_w).astype(np.float64)
-    windowed = np.isin(shapes.kind, [KIND_CODE[OpKind.CONV], KIND_CODE[OpKind.POOL]])
-    channel_part = np.array([p.channels for p in pieces]) / np.array([max(1, g.out_channels) for g in geometries])
-    by_channel = (shapes.kind == KIND_CODE[OpKind.POOL]) | (shapes.groups > 1)
-    whole_rows = np.where(windowed, padded * np.where(by_channel, channel_part, 1.0), shapes.in_elements)
-    return replace(shapes, in_elements=whole_rows)
-
-
-def _operands(workload: Workload, position: int) -> tuple[float, float]:
-    """Elements of the first operand, and of all further ones together."""
-    sizes = [workload.elements[read.tensor] for read in workload.items[position].reads]
-    return float(sizes[0] if sizes else 0), float(sum(sizes[1:]))
 
 
 def link_of(engine: Engine, accelerator: int) -> Link:

@@ -24,6 +24,7 @@ class Read:
 class WorkItem:
     """One fusion group at its place in the order.
 
+    :param front: the first of two operators that low rank has made of one, `geometry` being the second's.
     :param op_types: ONNX operator types inside, for operator support.
     :param group: the group's index in the operator graph.
     """
@@ -36,6 +37,7 @@ class WorkItem:
     splits_channels: bool
     op_types: frozenset[str]
     group: int
+    front: Geometry | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,7 @@ def workload_of(graph: OperatorGraph, order: Sequence[int] | None = None) -> Wor
                 splits_channels=group.splits_channels,
                 op_types=frozenset(graph.nodes[n].op_type for n in group.nodes),
                 group=position,
+                front=graph.group_front(position),
             )
         )
     return Workload(
