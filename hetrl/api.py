@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from hetrl.compression import Compression
 from hetrl.errors import UsageError
 from hetrl.objective import Objective
 from hetrl.plan import Plan, load_plan
@@ -187,6 +188,7 @@ def compare(
     device: str,
     *,
     plans: Sequence[str | Path] = (),
+    compressions: Sequence[Compression] = (),
     train: bool = False,
     agent: str = DEFAULT_AGENT,
     budget: int | None = None,
@@ -204,6 +206,7 @@ def compare(
     """Learned, hand-made and exact plans side by side, fastest first.
 
     :param plans: plan files to include; a single one is called `learned`.
+    :param compressions: each adds the hand policies' plans for the model compressed like that.
     :param train: also train, and include what was learnt as `learned`.
     :param explain: also say where the winner wins against the runner-up, or against the row that `against` names.
     :raises HetrlError: a mistake in one of the arguments.
@@ -230,6 +233,7 @@ def compare(
         result = run_search(problem, search, None, None, progress or Silent()) if train else None
         given = [("learned" if len(loaded) == 1 and not train else path, plan) for path, plan in loaded]
         learned = [] if result is None else [("learned", result.plan)]
+        given += [made for compression in compressions for made in problem.compressed_plans(compression)]
         named = [*learned, *problem.candidates, *given]
         if result is not None and (result.interrupted or not given):  # who interrupts does not wait for all again
             rows = [*result.rows, *rows_in_turns(problem, given)]

@@ -9,10 +9,12 @@ from collections.abc import Sequence
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from hetrl.errors import PlanError
+from hetrl.errors import PlanError, UnknownName, UsageError
 
 CHANNEL_MULTIPLE = 4  # what phones' kernels work on
 MOST_CHANNEL_MULTIPLE = 1024
+PRUNE, MULTIPLE, LOW_RANK, NOTHING = "prune", "multiple", "low-rank", "none"  # the words of `parse_compression`
+WORDS = (PRUNE, MULTIPLE, LOW_RANK)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -89,11 +91,11 @@ class Compression(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return msgspec.structs.replace(self, artefact_sha256=UNSET)
 
     def __str__(self) -> str:
-        """`0`, `0.3`, `0.1/0.3/0.5`; what is not usual follows: `0.3 in multiples of 16, low rank 0.5`."""
-        words = "/".join(f"{ratio:g}" for ratio in self.ratios)
-        if self.channel_multiple is not UNSET:
-            words += f" in multiples of {self.channel_multiple}"
-        return words if self.low_rank is UNSET else f"{words}, low rank {self.low_rank:g}"
+        """As `parse_compression` reads it."""
+        words = [f"prune={'/'.join(f'{ratio:g}' for ratio in self.ratios)}"] if self.prunes else []
+        words += [] if self.channel_multiple is UNSET else [f"multiple={self.channel_multiple}"]
+        words += [] if self.low_rank is UNSET else [f"low-rank={self.low_rank:g}"]
+        return ",".join(words) or NOTHING
 
 
 def _check_ratio(field: str, ratio: float) -> None:
@@ -102,3 +104,39 @@ def _check_ratio(field: str, ratio: float) -> None:
 
 
 NO_COMPRESSION = Compression()
+
+
+def parse_compression(text: str) -> Compression:
+    """Read `prune=0.3`, `prune=0.1/0.3/0.5,multiple=16,low-rank=0.5`, or `none`.
+
+    :raises UnknownName: a word that does not exist.
+    :raises UsageError: a word without a number, given twice, or whose number makes no sense.
+    """
+    given: dict[str, list[float]] = {}
+    for word in [] if text.strip() == NOTHING else text.split(","):
+        name, _, value = word.strip().partition("=")
+        if name not in WORDS:
+            raise UnknownName("compression", name, [*WORDS, NOTHING], "such as prune=0.3,low-rank=0.5")
+        if name in given:
+            raise UsageError(f"{name} is given twice in {text!r}", "leave one away")
+        given[name] = [_number(part, word, text) for part in value.split("/")]
+        if len(given[name]) > 1 and name != PRUNE:
+            raise UsageError(f"{name} in {text!r} takes one number", f"try {name}={value.partition('/')[0]}")
+    multiple, low_rank = given.get(MULTIPLE, [float(CHANNEL_MULTIPLE)])[0], given.get(LOW_RANK, [None])[0]
+    if multiple != int(multiple):
+        raise UsageError(f"channels cannot come in multiples of {multiple:g}", f"try {MULTIPLE}=8")
+    try:
+        found = Compression.of(given.get(PRUNE, [0.0]), int(multiple))
+        return found if low_rank is None else msgspec.structs.replace(found, low_rank=low_rank)
+    except PlanError as error:
+        raise UsageError(f"{text!r} makes no sense: {error}", "such as prune=0.3,low-rank=0.5") from None
+
+
+def _number(part: str, word: str, text: str) -> float:
+    try:
+        value = float(part)
+    except ValueError:
+        raise UsageError(f"{word!r} in {text!r} holds no number", "such as prune=0.3,low-rank=0.5") from None
+    if not math.isfinite(value):
+        raise UsageError(f"{word!r} in {text!r} holds no number", "such as prune=0.3,low-rank=0.5")
+    return value

@@ -12,11 +12,40 @@ from hypothesis import strategies as st
 from hetrl.compress.channels import kept_channels, pruned
 from hetrl.compress.planned import compressed_graph, group_ratios, shares_gone
 from hetrl.compress.stages import stages
-from hetrl.compression import NO_COMPRESSION, Compression
-from hetrl.errors import PlanError
+from hetrl.compression import NO_COMPRESSION, Compression, parse_compression
+from hetrl.errors import HetrlError, PlanError
 from hetrl.zoo.resolve import resolve_model
 
 RATIOS = st.lists(st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.75]), min_size=1, max_size=6).map(tuple)
+
+
+@given(RATIOS, st.integers(1, 64), st.sampled_from([None, 0.25, 0.5]))
+def test_words_say_all_of_it(ratios: tuple[float, ...], multiple: int, keep: float | None) -> None:
+    one = Compression.of(ratios, multiple)
+    one = one if keep is None else msgspec.structs.replace(one, low_rank=keep)
+    assert parse_compression(str(one)) == one
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("prun=0.3", "did you mean 'prune'"),
+        ("prune", "holds no number"),
+        ("prune=", "holds no number"),
+        ("prune=nan", "holds no number"),
+        ("prune=1.5", "not in [0, 1)"),
+        ("prune=0.3,prune=0.4", "given twice"),
+        ("prune=0.3,multiple=2.5", "multiples of 2.5"),
+        ("prune=0.3,multiple=8/16", "takes one number"),
+        ("prune=0.3,multiple=1e9", "not in 1 to 1024"),
+        ("low-rank=1", "not between 0 and 1"),
+        ("", "compression"),
+    ],
+)
+def test_bad_words_are_explained(text: str, told: str) -> None:
+    with pytest.raises(HetrlError) as caught:
+        parse_compression(text)
+    assert told in str(caught.value)
 
 
 @given(RATIOS, st.integers(1, 64))
@@ -30,7 +59,7 @@ def test_what_means_the_same_is_written_the_same(ratios: tuple[float, ...], mult
 
 def test_a_plain_compression_is_short() -> None:
     assert msgspec.json.encode(Compression(0.3)) == b'{"prune_ratio":0.3}'
-    assert str(Compression.of((0.1, 0.5), 16)) == "0.1/0.5 in multiples of 16"
+    assert str(Compression.of((0.1, 0.5), 16)) == "prune=0.1/0.5,multiple=16"
 
 
 @pytest.mark.parametrize(

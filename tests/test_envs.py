@@ -232,7 +232,7 @@ def test_an_accuracy_budget_opens_pruning(tiny: str, env: PartitionEnv) -> None:
         for _ in range(each.decision_names().index("compression")):
             each.step(0)
         ratios.append([each.describe_action(int(a)) for a in np.flatnonzero(each.action_masks())])
-    assert ratios[0] == ["0"] and ratios[1][:2] == ["0", "0.3"]  # of 8 and 16 channels, in multiples of 4
+    assert ratios[0] == ["none"] and ratios[1][:2] == ["none", "prune=0.3"]  # of 8 and 16 channels, in multiples of 4
 
 
 def test_a_frame_budget_costs_plans_that_break_it(tmp_path: Path) -> None:

@@ -12,7 +12,10 @@ from hetrl.agents.exact import Exact, exact
 from hetrl.agents.infeasible import Tried, infeasible
 from hetrl.agents.policies import policy_catalog
 from hetrl.agents.trials import Header
+from hetrl.compress.planned import compressed_graph
+from hetrl.compression import Compression
 from hetrl.device_bridge.surrogate.compile import plan_of
+from hetrl.device_bridge.surrogate.device import SurrogateDevice
 from hetrl.envs.setting import Setting
 from hetrl.errors import Infeasible
 from hetrl.plan import MadeBy, Plan
@@ -76,6 +79,15 @@ class Problem(Setting):
     @cached_property
     def _hand_plans(self) -> tuple[tuple[str, Plan], ...]:
         return tuple((p.id, p.plan(self.planner)) for p in policy_catalog() if p.applies(self.planner))
+
+    def compressed_plans(self, compression: Compression) -> list[tuple[str, Plan]]:
+        """What the hand policies make of a compressed model, named for both."""
+        graph = compressed_graph(self.graph, compression)
+        planner = SurrogateDevice(self.planner.spec, graph, self.planner.engine_name)
+        found = ((p.id, p.plan(planner)) for p in policy_catalog() if p.applies(planner))
+        return [
+            (f"{name} {compression}", msgspec.structs.replace(plan, compression=compression)) for name, plan in found
+        ]
 
     @property
     def candidates(self) -> list[tuple[str, Plan]]:

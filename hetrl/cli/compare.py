@@ -10,6 +10,7 @@ import typer
 
 from hetrl.cli import options, output
 from hetrl.cli.compare_all import compare_all
+from hetrl.compression import parse_compression
 from hetrl.errors import Infeasible, UsageError
 
 if TYPE_CHECKING:
@@ -31,6 +32,14 @@ def compare(  # noqa: PLR0913, PLR0917 (typer reads the options from the paramet
     ] = None,
     plan: Annotated[
         list[Path] | None, typer.Option("--plan", metavar="FILE", help="A plan file to compare as well (repeatable).")
+    ] = None,
+    compress: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--compress",
+            metavar="SPEC",
+            help="Also the hand policies on the compressed model (repeatable): prune=0.3,low-rank=0.5,multiple=8.",
+        ),
     ] = None,
     train: Annotated[bool, typer.Option("--train", help="Learn a plan first, and compare it as `learned`.")] = False,
     explain: Annotated[
@@ -77,6 +86,7 @@ def compare(  # noqa: PLR0913, PLR0917 (typer reads the options from the paramet
     options.check_numbers(budget, seed)
     objective = options.objective(max_accuracy_drop, max_frame_drop, max_output_error)
     shapes = options.input_shapes(input_shape)
+    compressions = [parse_compression(text) for text in compress or ()]
     if budget is not None and not train:
         raise UsageError("--budget is for learning", "add --train")
     asked: dict[str, Any] = {
@@ -87,7 +97,7 @@ def compare(  # noqa: PLR0913, PLR0917 (typer reads the options from the paramet
     if every:
         single = {
             "--device": device, "--model": model, "--plan": plan, "--explain": explain, "--against": against,
-            "--input-shape": input_shape, "--seeded-weights": seeded_weights, "--record": record,
+            "--compress": compress, "--input-shape": input_shape, "--seeded-weights": seeded_weights, "--record": record,
         }  # fmt: skip
         options.refuse(single, "is for one device and model", "leave it or --all away (--devices and --models choose)")
         asked["condition"] = condition or "cold"
@@ -107,6 +117,7 @@ def compare(  # noqa: PLR0913, PLR0917 (typer reads the options from the paramet
         model,
         device,
         plans=plan or (),
+        compressions=compressions,
         input_shapes=shapes,
         seeded_weights=seeded_weights,
         record=record,

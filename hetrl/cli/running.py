@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 JSON_KEYS = (
     "run", "plan", "latency_ms", "best_hand", "exact_ms", "bound_ms", "gap_to_exact", "accuracy_drop_pct",
-    "accuracy",
+    "accuracy", "compressed_model",
     "frame_drop_rate", "peak_memory_mb", "energy_mj", "evaluations", "env_steps", "wall_s", "evidence", "device",
     "model", "engine", "condition", "agent", "seed", "notes",
 )  # fmt: skip
@@ -107,7 +107,7 @@ def run(kind: Literal["agent", "sampler"], method: str, asked: Asked) -> None:
 def document(result: Result, kind: str) -> dict[str, Any]:
     """What `--json` prints; the method's name is under the word for its kind."""
     found = {kind if key == "agent" else key: getattr(result, key) for key in JSON_KEYS}
-    return found | {"plan": result.plan_path or result.plan}
+    return found | {"plan": result.plan_path or result.plan, "compression": str(result.plan.compression)}
 
 
 def summarize(result: Result, asked: Asked) -> None:

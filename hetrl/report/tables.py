@@ -195,15 +195,20 @@ def globals_words(plan: Plan) -> list[str]:
         words.append(f"queue window {plan.queue_window}")
     if plan.kernel_slice_ms is not None:
         words.append(f"kernels in slices of {plan.kernel_slice_ms:g} ms")
-    if plan.compression.prunes:
-        words.append(_pruning_words(plan.compression))
+    words += _compression_words(plan.compression)
     return words
 
 
-def _pruning_words(compression: Compression) -> str:
-    shares = " / ".join(percent(ratio) for ratio in compression.ratios)
-    by_stage = " by stage" if len(compression.ratios) > 1 else ""
-    return f"{shares} of the prunable channels taken away{by_stage}, multiples of {compression.multiple} left"
+def _compression_words(compression: Compression) -> list[str]:
+    words = []
+    if compression.prunes:
+        shares = " / ".join(percent(ratio) for ratio in compression.ratios)
+        by_stage = " by stage" if len(compression.ratios) > 1 else ""
+        left = f", multiples of {compression.multiple} left" if compression.channel_multiple else ""
+        words.append(f"{shares} of the prunable channels taken away{by_stage}{left}")
+    if compression.low_rank:
+        words.append(f"kernels of low rank with {percent(compression.low_rank)} of their weights")
+    return words
 
 
 def segments_table(plan: Plan) -> Table:

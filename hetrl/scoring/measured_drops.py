@@ -121,7 +121,7 @@ class MeasuredDrops(AccuracyDrops):
             drop = self._drop(compression, self._tuning)
             self._drops[compression] = drop
             self._expected = self._expected.refined(self._settings(compression), drop)
-            self._tell(f"pruned by {compression}: {words(drop)} on the tuning half")
+            self._tell(f"{compression}: {words(drop)} on the tuning half")
         return self._drops[compression].points
 
     def expected_pct(self, ratios: Floats, channel_multiple: int) -> Floats:
@@ -150,7 +150,7 @@ class MeasuredDrops(AccuracyDrops):
         drop = self._at_last(compression)
         over = drop.points + self.beside_pruning_pct(plan) > self._limit_pct
         if over and not known:
-            self._tell(f"pruned by {compression}: {words(drop)} on the half that was held back, so it is not taken")
+            self._tell(f"{compression}: {words(drop)} on the half that was held back, so it is not taken")
         return over
 
     def _settings(self, compression: Compression) -> Compressed:
