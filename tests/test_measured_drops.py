@@ -14,7 +14,7 @@ from hetrl.accuracy import predicted_accuracy_drop_pct
 from hetrl.agents.run_folder import RunFolder
 from hetrl.cli.main import run
 from hetrl.compression import NO_COMPRESSION, Compression
-from hetrl.envs.compressions import MOST_TRIED, RATIOS
+from hetrl.envs.compressions import LOW_RANKS, MOST_TRIED, RATIOS
 from hetrl.envs.setting import Setting
 from hetrl.errors import HetrlError
 from hetrl.objective import Objective
@@ -44,7 +44,7 @@ def test_what_the_budget_allows_is_what_was_measured(digits: Digits) -> None:
     assert all(drops.compressed_pct(compression) <= 5.0 for compression in offered)
     assert drops.compressed_pct(Compression(0.3)) != predicted_accuracy_drop_pct(0.3)
     assert drops.evidence(Compression(0.1)) is Evidence.MEASURED and "on the tuning half" in told[0]
-    assert len(told) <= len(RATIOS) + MOST_TRIED
+    assert len(told) <= len(RATIOS) + MOST_TRIED + 3 * len(LOW_RANKS)
 
 
 def test_halves_are_apart_and_the_last_look_is_at_the_other(digits: Digits) -> None:

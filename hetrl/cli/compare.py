@@ -97,7 +97,8 @@ def compare(  # noqa: PLR0913, PLR0917 (typer reads the options from the paramet
     if every:
         single = {
             "--device": device, "--model": model, "--plan": plan, "--explain": explain, "--against": against,
-            "--compress": compress, "--input-shape": input_shape, "--seeded-weights": seeded_weights, "--record": record,
+            "--compress": compress, "--input-shape": input_shape, "--seeded-weights": seeded_weights,
+            "--record": record,
         }  # fmt: skip
         options.refuse(single, "is for one device and model", "leave it or --all away (--devices and --models choose)")
         asked["condition"] = condition or "cold"

@@ -27,7 +27,7 @@ Floats = npt.NDArray[np.float64]
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5)  # of all stages alike
 STAGE_RATIOS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7)
 LOW_RANKS = (0.75, 0.5)  # shares of its weights that each factored kernel keeps
-MOST_BY_STAGE = 6  # that are offered
+EACH = 2  # that are offered for each way to count what is saved
 MOST_TRIED = 12  # that accuracy is asked of: on the user's data each takes a while
 
 
@@ -72,24 +72,30 @@ class _Offers:
         return kept_budget
 
     def try_low_rank(self) -> None:
-        """Beside nothing, and beside the pruning that is offered last: the strongest."""
+        """Alone, and beside the strongest pruning for which what the two cost adds up to no more than the budget."""
+        prunings = [one for one in reversed(self.offered) if one.prunes]
         for keep in LOW_RANKS:
-            for pruning in dict.fromkeys((NO_COMPRESSION, self.offered[-1])):
-                if pruning.low_rank is UNSET:
-                    self.try_one(msgspec.structs.replace(pruning, low_rank=keep))
+            alone = Compression(low_rank=keep)
+            if not self.try_one(alone):
+                continue
+            left_pct = self._budget_pct - self._drops.drop_pct(alone)
+            beside = [one for one in prunings if self._drops.drop_pct(one) <= left_pct]
+            for pruning in (*beside[:1], *[one for one in beside[1:] if len(one.ratios) == 1][:1]):
+                self.try_one(msgspec.structs.replace(pruning, low_rank=keep))
 
     def try_stages(self) -> None:
         count = len(stages(self._graph))
         if count < 2:
             return
         ratios = np.array(list(product(STAGE_RATIOS, repeat=count)))
-        fresh, found, tries = np.ones(len(ratios), dtype=np.bool_), 0, 0
+        fresh, tries = np.ones(len(ratios), dtype=np.bool_), 0
         budgets = [self._budget_pct]
         if any(p.precision == INT8 for p in self._device.engine.processors) and self._budget_pct > INT8_DROP_PCT:
             budgets.append(self._budget_pct - INT8_DROP_PCT)
         saved_ms = list(self._saved_ms(count))
         for budget_pct, saved in product(budgets, saved_ms):
-            while found < MOST_BY_STAGE and tries < MOST_TRIED:
+            found = 0
+            while found < EACH and tries < MOST_TRIED:
                 allowed = fresh & (self._drops.expected_pct(ratios, self._multiple) <= budget_pct)
                 best = int(np.where(allowed, saved, 0.0).argmax())
                 if not allowed[best] or saved[best] <= 0:
@@ -97,9 +103,7 @@ class _Offers:
                 fresh[best] = False
                 kept = self.try_one(Compression.of(ratios[best].tolist(), self._multiple))
                 tries += kept is not None
-                if kept:
-                    found += 1
-                    break
+                found += bool(kept)
 
     def _saved_ms(self, count: int) -> Iterator[Floats]:
         """What each row of ratios saves where each operator is fastest, and on each processor that runs the model."""
