@@ -21,6 +21,7 @@ import onnxruntime as ort
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from hetrl.compress.compensate import moments  # noqa: E402
 from hetrl.compress.low_rank.factor import factor  # noqa: E402
 from hetrl.compress.low_rank.policy import LowRank, Scheme  # noqa: E402
 from hetrl.compress.pruning import prune  # noqa: E402
@@ -34,8 +35,9 @@ from tests.digits import digits_in  # noqa: E402
 
 SEEDS = (0, 1)
 EPOCHS = 6
-RATIOS = (0.3, 0.5, 0.7, 0.9)
+RATIOS = (0.2, 0.3, 0.4, 0.5, 0.7, 0.9)
 SHARES = (0.5, 0.25)
+FITTED = 256  # pictures that pruned networks are fitted to
 CALIBRATED = 64  # pictures that int8 ranges come from
 Z_95 = 1.96
 
@@ -48,6 +50,7 @@ class Row:
     macs: int
     parameters: int
     before: float
+    fitted: float | None
     after: tuple[float, ...]
     labels_only: float
     int8: float
@@ -77,13 +80,19 @@ class Digits:
     def int8(self, model: onnx.ModelProto) -> float:
         return self.accuracy(quantize(model, ({"data": p[None]} for p in self.inputs[:CALIBRATED])).model)
 
-    def row(self, name: str, model: onnx.ModelProto) -> Row:
+    def fitted(self, ratio: float) -> float:
+        """Pruned, weights taking over what lost channels carried on pictures of the first training; no labels."""
+        graph = graph_from_model(self.original, name="digits")
+        known = moments(self.original, graph, [{"data": picture[None]} for picture in self.inputs[:FITTED]])
+        return self.accuracy(prune(self.original, ratio, known=known).model)
+
+    def row(self, name: str, model: onnx.ModelProto, fitted: float | None = None) -> Row:
         graph = graph_from_model(model, name=name)
         tuned = [self._tuned(model, seed) for seed in SEEDS]
         alone = self._tuned(model, SEEDS[0], teacher=False)
         after = tuple(self.accuracy(one) for one in tuned)
         before, int8 = self.accuracy(model), self.int8(tuned[0])
-        return Row(name, graph.macs, graph.parameters, before, after, self.accuracy(alone), int8)
+        return Row(name, graph.macs, graph.parameters, before, fitted, after, self.accuracy(alone), int8)
 
     def _tuned(self, model: onnx.ModelProto, seed: int, *, teacher: bool = True) -> onnx.ModelProto:
         settings = FinetuneSettings(epochs=EPOCHS, seed=seed)
@@ -95,7 +104,7 @@ def rows(digits: Digits) -> Iterator[Row]:
     original = digits.original
     yield digits.row("as trained", original)
     for ratio in RATIOS:
-        yield digits.row(f"pruning {ratio:g}", prune(original, ratio).model)
+        yield digits.row(f"pruning {ratio:g}", prune(original, ratio).model, digits.fitted(ratio))
     for scheme in Scheme:
         for share in SHARES:
             smaller = factor(original, LowRank(keep=share, scheme=scheme)).model
@@ -117,7 +126,8 @@ def document(digits: Digits, found: list[Row]) -> str:
     low, high = wilson_pct(base.before, digits.count)
     table = [
         f"| {row.name} | {100 * row.macs / base.macs:.0f} % | {100 * row.parameters / base.parameters:.0f} % "
-        f"| {row.before:.1f} | {np.mean(row.after):.1f} ({', '.join(f'{one:.1f}' for one in row.after)}) "
+        f"| {row.before:.1f} | {'' if row.fitted is None else f'{row.fitted:.1f}'} "
+        f"| {np.mean(row.after):.1f} ({', '.join(f'{one:.1f}' for one in row.after)}) "
         f"| {row.labels_only:.1f} | {row.int8:.1f} |"
         for row in found
     ]
@@ -133,10 +143,12 @@ def document(digits: Digits, found: list[Row]) -> str:
             f"Fine-tuning: {EPOCHS} epochs of `hetrl.finetune` with its usual settings on the pictures of the first "
             f"training, the mean of {len(SEEDS)} seeds, and each; labels and the network as trained count half "
             "each. *Labels alone* leaves the network as trained out; *int8* is quantized after fine-tuning. Both are "
-            f"of the first seed. Ranges for int8 come from {CALIBRATED} of the training's pictures.",
+            "of the first seed. *Fitted* is pruned with weights that take over what lost channels carried on "
+            f"{FITTED} of the training's pictures, without labels and without training. Ranges for int8 come from "
+            f"{CALIBRATED} of the training's pictures.",
             "",
-            "| | MACs | parameters | compressed | fine-tuned | labels alone | int8 |",
-            "|---|---|---|---|---|---|---|",
+            "| | MACs | parameters | compressed | fitted | fine-tuned | labels alone | int8 |",
+            "|---|---|---|---|---|---|---|---|",
             *table,
             "",
             "Pruning takes the given share of every group of channels by L1 norm, in multiples of 4. Low rank keeps "
