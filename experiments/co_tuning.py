@@ -124,8 +124,8 @@ def document(models: list[str], budget: int, seeds: int) -> str:
         "## On this computer: digits within 1 point, measured",
         "",
         "`hetrl train --device host --model digits.onnx --eval-data digits.npz --max-accuracy-drop 1 --budget "
-        f"{budget}`, beside the same without compression; then both plans in turns. The drop is that on the half of the",
-        "data that was held back, with its 90 % interval.",
+        f"{budget}`, beside the same without compression; then both plans in turns. The drop is that on the half of",
+        "the data that was held back, with its 90 % interval.",
         "",
         "| seed | compression | drop | without, ms | with, ms | times as fast (90 %) |",
         "|---|---|---|---|---|---|",
