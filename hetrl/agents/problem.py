@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import msgspec
+from msgspec import UNSET
 
 from hetrl.agents.exact import Exact, exact
 from hetrl.agents.infeasible import Tried, infeasible
@@ -81,7 +82,13 @@ class Problem(Setting):
         return tuple((p.id, p.plan(self.planner)) for p in policy_catalog() if p.applies(self.planner))
 
     def compressed_plans(self, compression: Compression) -> list[tuple[str, Plan]]:
-        """What the hand policies make of a compressed model, named for both."""
+        """What the hand policies make of a compressed model, named for both.
+
+        Channels come in the device's multiples unless others are named.
+        """
+        if compression.prunes and compression.channel_multiple is UNSET:
+            multiple = self.planner.spec.channel_multiple
+            compression = msgspec.structs.replace(compression, channel_multiple=multiple)
         graph = compressed_graph(self.graph, compression)
         planner = SurrogateDevice(self.planner.spec, graph, self.planner.engine_name)
         found = ((p.id, p.plan(planner)) for p in policy_catalog() if p.applies(planner))
