@@ -140,7 +140,7 @@ def compress(  # noqa: PLR0913 - as public calls
     source, graph = open_source(model, seeded_weights, shapes)
     _check_out(out, model, source)
     if calibration_data is not None and not recipe.needs_runtime:
-        if not (recipe.prune > 0 and recipe.compensate):
+        if not (recipe.prunes and recipe.compensate):
             raise UsageError(
                 "nothing is calibrated without pruning, int8 or activations", "leave --calibration-data away"
             )

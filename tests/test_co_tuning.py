@@ -207,3 +207,23 @@ def test_hand_policies_on_compressed_models_are_rows(capsys: pytest.CaptureFixtu
     assert factored["model_size_mb"] == pytest.approx(15.61, rel=0.02)
     assert run([*words, "prun=0.3"]) == 2
     assert "did you mean 'prune'" in capsys.readouterr().err
+
+
+def test_pruning_fitted_to_inputs_keeps_most_of_the_accuracy(
+    digits: Digits, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ["--out", str(tmp_path / "small.onnx"), "--eval-data", str(digits.test), "--json"]
+
+    def drop(*words: str) -> float:
+        assert run(["compress", str(digits.model), *words, *out]) == 0
+        said = json.loads(capsys.readouterr().out)
+        points: float = said["scores"]["drop"]["points"]
+        return points
+
+    fitted = ["--calibration-data", str(digits.train)]
+    assert drop("--prune", "0.3") > 10 and drop("--prune", "0.3", *fitted, "--no-compensation", "--int8") > 10
+    assert drop("--prune", "0.3", *fitted) < 2 and drop("--prune", "0/0.4", *fitted) < 2
+    assert run(["compress", str(digits.model), "--prune", "0.1/0.2/0.3", *out]) == 2
+    assert "2 stages, and 3 ratios" in capsys.readouterr().err
+    assert run(["compress", str(digits.model), "--prune", "0.3", *fitted, "--no-compensation", *out]) == 2
+    assert "nothing is calibrated" in capsys.readouterr().err

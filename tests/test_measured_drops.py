@@ -7,7 +7,9 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 import hetrl
 from hetrl.accuracy import predicted_accuracy_drop_pct
@@ -164,3 +166,49 @@ def test_a_pruned_plan_of_the_digits_network_runs_here(digits: Digits, tmp_path:
         pruned = msgspec.structs.replace(found.plan, compression=Compression(0.1), expected=None)
         row = hetrl.measure(str(digits.model), "host", plan=pruned)
         assert row.latency_ms is not None and row.evidence is Evidence.MEASURED
+
+
+def spoilt(digits: Digits, how: str, file: Path) -> Path:
+    """The trained network with something wrong with it."""
+    model = onnx.load(digits.model)
+    if how == "nan":
+        weight = model.graph.initializer[0]
+        weight.CopyFrom(numpy_helper.from_array(np.full_like(numpy_helper.to_array(weight), np.nan), weight.name))
+    elif how == "training":
+        norm = next(node for node in model.graph.node if node.op_type == "BatchNormalization")
+        kept = [attribute for attribute in norm.attribute if attribute.name != "training_mode"]
+        del norm.attribute[:]
+        norm.attribute.extend([*kept, helper.make_attribute("training_mode", 1)])
+        norm.output.extend(["running.mean", "running.var"])
+    elif how == "weightless":
+        for tensor in model.graph.initializer:
+            if len(tensor.dims) > 1:
+                tensor.ClearField("raw_data")
+                tensor.data_location = TensorProto.EXTERNAL
+                tensor.external_data.add(key="location", value="nowhere.bin")
+    onnx.save(model, file)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("how", "metric", "told"),
+    [
+        ("nan", "top1", "NaN"),
+        ("training", "top1", "training mode"),
+        ("weightless", "top1", "--seeded-weights"),
+        ("sound", "tests.metric_help:raises", "raises"),
+        ("sound", "tests.metric_help:nothing", "nothing"),
+        ("sound", "top2", "top1"),
+        ("sound", "mse", "targets"),
+    ],
+)
+def test_training_on_data_that_cannot_be_scored_is_one_clear_line(
+    digits: Digits, tmp_path: Path, capsys: pytest.CaptureFixture[str], how: str, metric: str, told: str
+) -> None:
+    model = spoilt(digits, how, tmp_path / "model.onnx")
+    words = ["--device", "d1", "--model", str(model), "--eval-data", str(digits.test), "--metric", metric]
+    out = tmp_path / "run"
+    assert run(["train", *words, "--max-accuracy-drop", "1", "--budget", "3", "--out", str(out), "--quiet"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and told in said and "Traceback" not in said and len(said.splitlines()) <= 2
+    assert not out.exists()

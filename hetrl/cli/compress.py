@@ -29,7 +29,10 @@ def compress(  # noqa: PLR0913, PLR0917 (typer reads the options from the parame
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A built-in model's name or an ONNX file.")],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="The smaller model; what is there is replaced.")],
     prune: Annotated[
-        float | None, typer.Option("--prune", metavar="RATIO", help="Share of the channels to take away.")
+        str | None,
+        typer.Option(
+            "--prune", metavar="RATIO", help="Share of the channels to take away: 0.3, or by stage: 0.1/0.3/0.5."
+        ),
     ] = None,
     importance: Annotated[
         str | None,
@@ -113,12 +116,14 @@ def compress(  # noqa: PLR0913, PLR0917 (typer reads the options from the parame
     from hetrl.model_api import compress as run
     from hetrl.tuned import finetuning_of
 
+    ratios = tuple(_ratio(text) for text in prune.split("/")) if prune is not None else (0.0,)
     by_rank = None
     if factors:
         scheme = _one_of(Scheme, low_rank_scheme or "narrow", "low-rank scheme")
         by_rank = LowRank(keep=low_rank, energy=energy, rank=rank, scheme=scheme)
     recipe = Recipe(
-        prune=prune or 0.0,
+        prune=ratios[0] if len(ratios) == 1 else 0.0,
+        prune_stages=ratios if len(ratios) > 1 else (),
         importance=_one_of(Importance, "batch_norm" if importance == "bn" else importance or "l1", "importance"),
         compensate=not no_compensation,
         multiple=4 if multiple is None else multiple,
@@ -144,6 +149,13 @@ def compress(  # noqa: PLR0913, PLR0917 (typer reads the options from the parame
         output.print_json(found)
         return
     show(found)
+
+
+def _ratio(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"the pruning ratio {text!r} is no number", "--prune 0.3, or --prune 0.1/0.3/0.5") from None
 
 
 def _one_of(names: type[_Name], name: str, kind: str) -> _Name:
@@ -184,7 +196,7 @@ def _lines(found: CompressionResult) -> list[str]:
     from hetrl.accuracy import drop_words
 
     lines = []
-    if found.recipe.prune:
+    if found.recipe.prunes:
         lines.append(f"pruned     {found.groups_pruned} groups of channels")
     if found.recipe.low_rank is not None:
         lines.append(f"factored   {found.layers_factored} layers")

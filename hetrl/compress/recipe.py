@@ -19,6 +19,7 @@ from hetrl.compress.narrow import Half
 from hetrl.compress.pruning import PruningReport, prune
 from hetrl.compress.quantize import Calibration, QuantizationReport, quantize
 from hetrl.compress.refusal import refuse
+from hetrl.compress.stages import by_stage
 from hetrl.errors import UsageError
 from hetrl.graph.reader import graph_from_model
 
@@ -42,6 +43,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     """How a model is compressed.
 
     :param prune: share (0 to below 1) of every group of channels that goes.
+    :param prune_stages: one share for each stage of the network instead (`compress.stages`).
     :param importance: by which channels are chosen.
     :param compensate: whether weights take over what lost channels carried, as far as samples of real data show it;
         nothing is learnt from random ones.
@@ -53,6 +55,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     prune: float = 0.0
+    prune_stages: tuple[float, ...] = ()
     importance: Importance = Importance.L1
     compensate: bool = True
     multiple: int = 4
@@ -62,17 +65,23 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.prune < 1:
-            raise UsageError(f"a pruning ratio of {self.prune:g} makes no sense", "0 <= ratio < 1")
+        for ratio in (self.prune, *self.prune_stages):
+            if not 0 <= ratio < 1:
+                raise UsageError(f"a pruning ratio of {ratio:g} makes no sense", "0 <= ratio < 1")
         if not 1 <= self.multiple <= LARGEST_MULTIPLE:
             raise UsageError(f"channels cannot come in multiples of {self.multiple}", f"1 to {LARGEST_MULTIPLE}")
-        if self.prune == 0 and self.low_rank is None and self.precision is Precision.NONE:
+        if not self.prunes and self.low_rank is None and self.precision is Precision.NONE:
             raise UsageError("nothing is to be compressed", "give --prune, --low-rank, --int8 or the like")
+
+    @property
+    def prunes(self) -> bool:
+        """Whether any channel is to go."""
+        return self.prune > 0 or any(self.prune_stages)
 
     @property
     def needs_runtime(self) -> bool:
         """Whether the model has to run for it."""
-        return self.precision is Precision.INT8 or (self.prune > 0 and self.importance is Importance.ACTIVATION)
+        return self.precision is Precision.INT8 or (self.prunes and self.importance is Importance.ACTIVATION)
 
 
 class Kept(msgspec.Struct, frozen=True):
@@ -129,14 +138,14 @@ def apply(
     values = samples.values if samples is not None else ()
     real = samples is not None and samples.source == FROM_FILE
     pruning, low_rank, quantization, half = None, None, None, None
-    if recipe.prune > 0:
+    if recipe.prunes:
         if model.functions:
             model = inliner.inline_local_functions(model)
         fitting = real and recipe.compensate
         graph = graph_from_model(model, name="model", input_shapes=shapes)
         smaller = prune(
             model,
-            recipe.prune,
+            by_stage(graph, recipe.prune_stages) if recipe.prune_stages else recipe.prune,
             importance=recipe.importance,
             multiple=recipe.multiple,
             inputs=values,
@@ -155,5 +164,5 @@ def apply(
     elif recipe.precision in _HALVES:
         halved = halve(model, _HALVES[recipe.precision])
         model, half = halved.model, halved.report
-    used = recipe.needs_runtime or (recipe.prune > 0 and real and recipe.compensate)
+    used = recipe.needs_runtime or (recipe.prunes and real and recipe.compensate)
     return Compressed(model, pruning, low_rank, quantization, half, samples if used else None)
