@@ -78,10 +78,6 @@ class SurrogateDevice(Device):
     def describe(self) -> DeviceInfo:
         return describe_spec(self.spec, self.engine_name, f"surrogate of {self.spec.phone} ({self.spec.soc})")
 
-    def model_bytes(self, compression: Compression) -> int:
-        """Bytes of weights after compression."""
-        return self._compressed(compression.shapes).weight_bytes
-
     @property
     def memory_limit_mb(self) -> float:
         """Peak memory above which a plan fails."""
