@@ -8,7 +8,7 @@ expect something else of the others from then on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 
 import msgspec
@@ -19,7 +19,7 @@ from msgspec import UNSET
 from hetrl.accuracy import INT8, INT8_DROP_PCT, AccuracyDrops
 from hetrl.compress.channels import kept_channels
 from hetrl.compress.planned import compressed_graph, group_ratios
-from hetrl.compress.stages import stages
+from hetrl.compress.stages import Stage, stages
 from hetrl.compression import NO_COMPRESSION, Compression
 from hetrl.device_bridge.surrogate.device import SurrogateDevice
 
@@ -84,15 +84,15 @@ class _Offers:
                 self.try_one(msgspec.structs.replace(pruning, low_rank=keep))
 
     def try_stages(self) -> None:
-        count = len(stages(self._graph))
-        if count < 2:
+        levels = [self._levels(stage) for stage in stages(self._graph)]
+        if len(levels) < 2:
             return
-        ratios = np.array(list(product(STAGE_RATIOS, repeat=count)))
+        ratios = np.array(list(product(*levels)))
         fresh, tries = np.ones(len(ratios), dtype=np.bool_), 0
         budgets = [self._budget_pct]
         if any(p.precision == INT8 for p in self._device.engine.processors) and self._budget_pct > INT8_DROP_PCT:
             budgets.append(self._budget_pct - INT8_DROP_PCT)
-        saved_ms = list(self._saved_ms(count))
+        saved_ms = list(self._saved_ms(levels))
         for budget_pct, saved in product(budgets, saved_ms):
             found = 0
             while found < EACH and tries < MOST_TRIED:
@@ -105,18 +105,26 @@ class _Offers:
                 tries += kept is not None
                 found += bool(kept)
 
-    def _saved_ms(self, count: int) -> Iterator[Floats]:
+    def _levels(self, stage: Stage) -> tuple[float, ...]:
+        """Ratios of which each leaves other numbers of channels."""
+        found: dict[tuple[int, ...], float] = {}
+        for ratio in STAGE_RATIOS:
+            kept = kept_channels(self._graph, ratio, self._multiple)
+            found.setdefault(tuple(kept[group] for group in stage.groups), ratio)
+        return tuple(found.values())
+
+    def _saved_ms(self, levels: Sequence[tuple[float, ...]]) -> Iterator[Floats]:
         """What each row of ratios saves where each operator is fastest, and on each processor that runs the model."""
         whole = self._work_ms((0.0,))
         runs = np.isfinite(whole).all(axis=0)
-        saved = np.zeros((count, len(STAGE_RATIOS), 1 + runs.sum()))
-        for stage, (level, ratio) in product(range(count), enumerate(STAGE_RATIOS[1:], 1)):
-            ratios = tuple(ratio if other == stage else 0.0 for other in range(count))
-            smaller = self._work_ms(ratios)
-            saved[stage, level, 0] = (whole.min(axis=1) - smaller.min(axis=1)).sum()
-            saved[stage, level, 1:] = (whole[:, runs] - smaller[:, runs]).sum(axis=0)
-        for way in range(saved.shape[2]):
-            yield sum(np.ix_(*saved[:, :, way]), np.zeros(())).ravel()  # in the order of `product`
+        saved = [np.zeros((len(ratios), 1 + runs.sum())) for ratios in levels]
+        for stage, mine in enumerate(levels):
+            for level, ratio in enumerate(mine[1:], 1):
+                smaller = self._work_ms(tuple(ratio if other == stage else 0.0 for other in range(len(levels))))
+                saved[stage][level, 0] = (whole.min(axis=1) - smaller.min(axis=1)).sum()
+                saved[stage][level, 1:] = (whole[:, runs] - smaller[:, runs]).sum(axis=0)
+        for way in range(1 + runs.sum()):
+            yield sum(np.ix_(*(each[:, way] for each in saved)), np.zeros(())).ravel()  # in the order of `product`
 
     def _work_ms(self, ratios: tuple[float, ...]) -> Floats:
         """(groups, processors) time of each group on each processor; inf where it does not run."""
