@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hetrl
-from hetrl.accuracy import INT8, INT8_DROP_PCT, plan_accuracy_drop_pct, predicted_accuracy_drop_pct
+from hetrl.accuracy import INT8, INT8_DROP_PCT, PREDICTED_DROPS, plan_accuracy_drop_pct, predicted_accuracy_drop_pct
 from hetrl.agents.exact import Exact, exact
 from hetrl.agents.ledger import Ledger
 from hetrl.agents.problem import Problem
@@ -81,7 +81,7 @@ def brute_force_ms(space: PlanSpace, points: float) -> float:
     choices = list(product(range(len(int8)), repeat=space.groups))
     best = np.inf
     for one in dict.fromkeys([*map(Compression, (0.0, *RATIOS)), *space.compressions]):
-        drops = [predicted_accuracy_drop_pct(one.ratios, int8=any(int8[p] for p in c)) for c in choices]
+        drops = [PREDICTED_DROPS.drop_pct(one, int8=any(int8[p] for p in c)) for c in choices]
         kept = [c for c, drop in zip(choices, drops, strict=True) if drop <= points]
         if kept:
             placed = [tuple(Placed(k, k, p, Memory.BUFFER) for k, p in enumerate(c)) for c in kept]
@@ -142,8 +142,13 @@ def test_no_plan_over_the_accuracy_budget_is_ever_legal(seed: int, points: float
         worse = column.copy()
         worse[0] = GRANULARITIES.index(Granularity.INTRA_OP)
         worse[first + seed % space.groups] = 1 + 2
-        dear = predicted_accuracy_drop_pct(plan.compression.ratios, int8=True) > points
+        dear = PREDICTED_DROPS.drop_pct(plan.compression, int8=True) > points
         assert not (dear and space.is_legal(worse))
+
+
+def alike(one: Compression) -> bool:
+    """Whether it prunes all stages alike, and does nothing else."""
+    return len(one.ratios) == 1 and not one.low_rank
 
 
 def test_int8_is_open_where_its_price_fits_beside_the_pruning() -> None:
@@ -151,9 +156,7 @@ def test_int8_is_open_where_its_price_fits_beside_the_pruning() -> None:
     for points, free in ((0.0, []), (0.79, []), (INT8_DROP_PCT, [0.0]), (1.4, [0.0, 0.1]), (3.0, [0.0, 0.1, 0.2])):
         space = space_of(graph, points, phone())
         dsp = [p.unit for p in space.engine.processors].index("dsp")
-        assert [
-            c.prune_ratio for c in space.compressions if len(c.ratios) == 1 and space.possible_at(c)[:, dsp].all()
-        ] == free
+        assert [c.prune_ratio for c in space.compressions if alike(c) and space.possible_at(c)[:, dsp].all()] == free
         assert all(space.possible_at(c)[:, :dsp].all() for c in space.compressions)
     whole = segments_by_group(SurrogateDevice(phone(), graph), [DSP] * 3)
     assert space_of(graph, 0.0, phone()).encode(whole) is None

@@ -154,7 +154,7 @@ def _ledger(problem: Problem, budget: int) -> Ledger:
 def _unlike(surrogate: SurrogateDevice, deviation: float) -> tuple[MockDevice, float]:
     """A device on which each placement of each group takes another time, and what its best plan takes."""
     real = SurrogateDevice(surrogate.spec, surrogate.graph, surrogate.engine_name)
-    times = real.cost_model(0.0, condition=Condition()).tables.time_ms  # (memory, group, option, offset, processor)
+    times = real.cost_model(condition=Condition()).tables.time_ms  # (memory, group, option, offset, processor)
     rng = np.random.default_rng(1)
     times.setflags(write=True)
     times *= np.exp(deviation * rng.standard_normal((*times.shape[:3], 1, 1)))

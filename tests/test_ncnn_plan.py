@@ -120,7 +120,7 @@ def test_what_one_model_cannot_do(tiny: tuple[onnx.ModelProto, OperatorGraph]) -
     first = msgspec.structs.replace(plan.segments[0], parts=(Part(GPU, 50), Part(CPU, 50)), axis=Axis.OUTPUT_CHANNELS)
     wrong = {
         "cannot share": msgspec.structs.replace(plan, segments=(first, *plan.segments[1:])),
-        "pruned": msgspec.structs.replace(plan, compression=Compression(0.2)),
+        "compressed": msgspec.structs.replace(plan, compression=Compression(0.2)),
         "no caps": msgspec.structs.replace(plan, caps=(Cap(CPU, 0.5),)),
         "is not ncnn": _plan(graph, "cpu/tflite/fp32", engine="tflite"),
     }

@@ -29,7 +29,7 @@ def test_search_prints_the_keys_of_train_with_its_sampler(tiny: list[str], capsy
     words = ["--sampler", "random", "--budget", "9", "--no-seeds", "--config", "settings.toml", "--quiet", "--json"]
     assert run(["search", *tiny, *words]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert set(document) == set(JSON_KEYS) - {"agent"} | {"sampler"}
+    assert set(document) == set(JSON_KEYS) - {"agent"} | {"sampler", "compression"}
     assert (document["sampler"], document["evaluations"]) == ("random", 9)
     config = json.loads(Path(document["run"], "config.json").read_bytes())
     assert (config["kind"], config["settings"]["batch"]) == ("sampler", 4)

@@ -105,7 +105,7 @@ def test_the_default_comes_close_within_a_hundred_evaluations() -> None:
 def _train(folder: Path, *more: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "hetrl.cli.main", "train", "--device", "d1", "--model", "resnet18"]
     return subprocess.Popen(
-        [*command, "--budget", "400", "--no-seeds", "--json", *more],
+        [*command, "--budget", "200", "--no-seeds", "--json", *more],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -127,7 +127,7 @@ def test_killed_run_resumes_without_losing_or_repeating_anything(tmp_path: Path)
     assert whole.returncode == 0
     killed = _train(tmp_path, "--out", "killed")
     trials = tmp_path / "killed/trials.jsonl"
-    _wait_for_trials(killed, trials, 100)
+    _wait_for_trials(killed, trials, 60)
     killed.kill()
     killed.communicate()
     before = trials.read_bytes()
@@ -140,7 +140,7 @@ def test_killed_run_resumes_without_losing_or_repeating_anything(tmp_path: Path)
     assert after.startswith(before[: before.rfind(b"\n") + 1])
     assert after == (tmp_path / "whole/trials.jsonl").read_bytes()
     assert (tmp_path / "killed/plan.json").read_bytes() == (tmp_path / "whole/plan.json").read_bytes()
-    assert json.loads(stdout)["evaluations"] == 400
+    assert json.loads(stdout)["evaluations"] == 200
 
 
 def test_interrupt_keeps_trials_and_writes_the_best_plan(tmp_path: Path) -> None:
