@@ -137,11 +137,11 @@ def document(found: list[Row]) -> str:
         lines += ["", f"Order on {where}, slowest first: {' > '.join(order)} (the study: {' > '.join(names)})."]
     lines += [
         "",
-        "Where that differs from the study: low rank is the slowest of its single methods and the fastest here, since it",
-        "leaves a third of the work, which the study's phone would have to lose again in its added kernels; fusion is its",
-        "fastest and the slowest here, since kernels that vanish would have to cost that phone 1.7 ms each. Sharing before",
-        "pruning, and combinations before single methods, are as published. `docs/study.md` names what is inconsistent in",
-        "the table itself.",
+        "Where that differs from the study: low rank is the slowest of its single methods and the fastest",
+        "here, since it leaves a third of the work, which the study's phone would have to lose again in its",
+        "added kernels; fusion is its fastest and the slowest here, since kernels that vanish would have to",
+        "cost that phone 1.7 ms each. Sharing before pruning, and combinations before single methods, are as",
+        "published. `docs/study.md` names what is inconsistent in the table itself.",
     ]
     return "\n".join([*lines, ""])
 
