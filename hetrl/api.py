@@ -233,13 +233,15 @@ def compare(
         result = run_search(problem, search, None, None, progress or Silent()) if train else None
         given = [("learned" if len(loaded) == 1 and not train else path, plan) for path, plan in loaded]
         learned = [] if result is None else [("learned", result.plan)]
-        given += [made for compression in compressions for made in problem.compressed_plans(compression)]
+        wanted = dict.fromkeys(one for one in compressions if one.changes)
+        given += [made for compression in wanted for made in problem.compressed_plans(compression)]
         named = [*learned, *problem.candidates, *given]
         if result is not None and (result.interrupted or not given):  # who interrupts does not wait for all again
             rows = [*result.rows, *rows_in_turns(problem, given)]
         else:
             rows = rows_in_turns(problem, named)
-        comparison = compared(problem, rows)
+        plans_by_name = dict(problem.candidates) | dict(named)
+        comparison = compared(problem, rows, plans_by_name)
         if not (explain or against is not None):
             return comparison
         told = explained(problem, comparison, dict(named), against)

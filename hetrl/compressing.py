@@ -142,7 +142,7 @@ def compress(  # noqa: PLR0913 - as public calls
     if calibration_data is not None and not recipe.needs_runtime:
         if not (recipe.prunes and recipe.compensate):
             raise UsageError(
-                "nothing is calibrated without pruning, int8 or activations", "leave --calibration-data away"
+                "nothing is calibrated without fitted pruning, int8 or activations", "leave --calibration-data away"
             )
         require_runtime("fitting what pruning leaves")
     samples = read_samples(calibration_data, graph) if calibration_data is not None else None

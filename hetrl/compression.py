@@ -46,6 +46,8 @@ class Compression(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise PlanError("compression.low_rank", f"{self.low_rank} is not between 0 and 1")
         if self.artefact_sha256 is not UNSET and not _SHA256.fullmatch(self.artefact_sha256):
             raise PlanError("compression.artefact_sha256", "is no sha256 in lower-case hex")
+        if self.artefact_sha256 is not UNSET and not self.changes:
+            raise PlanError("compression.artefact_sha256", "is of a compressed model, and nothing is compressed")
         if self.stage_ratios is not UNSET:
             self._check_stages(self.stage_ratios)
         if self.multiple == CHANNEL_MULTIPLE or not self.prunes:  # says nothing
@@ -123,8 +125,10 @@ def parse_compression(text: str) -> Compression:
         if len(given[name]) > 1 and name != PRUNE:
             raise UsageError(f"{name} in {text!r} takes one number", f"try {name}={value.partition('/')[0]}")
     multiple, low_rank = given.get(MULTIPLE, [float(CHANNEL_MULTIPLE)])[0], given.get(LOW_RANK, [None])[0]
-    if multiple != int(multiple):
-        raise UsageError(f"channels cannot come in multiples of {multiple:g}", f"try {MULTIPLE}=8")
+    if MULTIPLE in given and PRUNE not in given:
+        raise UsageError(f"{MULTIPLE} in {text!r} is for pruning", f"try {PRUNE}=0.3,{text}")
+    if not 1 <= multiple <= MOST_CHANNEL_MULTIPLE or multiple != int(multiple):
+        raise UsageError(f"channels cannot come in multiples of {multiple:g}", f"1 to {MOST_CHANNEL_MULTIPLE}")
     try:
         found = Compression.of(given.get(PRUNE, [0.0]), int(multiple))
         return found if low_rank is None else msgspec.structs.replace(found, low_rank=low_rank)

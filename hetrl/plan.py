@@ -218,8 +218,9 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
     @property
     def key(self) -> str:
-        """sha256 of what the plan does, whoever made it and whatever it was expected to give."""
-        return hashlib.sha256(encode_plan(msgspec.structs.replace(self, expected=None, made_by=None))).hexdigest()
+        """sha256 of what the plan does, whoever made it, whatever was expected of it, and whatever its weights are."""
+        same = msgspec.structs.replace(self, expected=None, made_by=None, compression=self.compression.shapes)
+        return hashlib.sha256(encode_plan(same)).hexdigest()
 
     @property
     def processors(self) -> tuple[str, ...]:

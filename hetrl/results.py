@@ -139,7 +139,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     :param run: run folder, None where nothing was written.
     :param plan_path: the plan's file in it.
     :param plan: the plan itself.
-    :param compressed_model: file of the model that the plan is to run, if it is not the original; accuracy is its.
+    :param compressed_model: the smaller model's file that the plan is to run, where accuracy was measured on one.
     :param best_hand: the best hand policy that keeps the budgets.
     :param exact_ms: latency of the exact optimum, None where it is not proven or not known.
     :param bound_ms: proven lower bound on any allowed plan's latency.

@@ -37,7 +37,8 @@ def test_words_say_all_of_it(ratios: tuple[float, ...], multiple: int, keep: flo
         ("prune=0.3,prune=0.4", "given twice"),
         ("prune=0.3,multiple=2.5", "multiples of 2.5"),
         ("prune=0.3,multiple=8/16", "takes one number"),
-        ("prune=0.3,multiple=1e9", "not in 1 to 1024"),
+        ("prune=0.3,multiple=1e9", "multiples of 1e+09"),
+        ("multiple=8", "is for pruning"),
         ("low-rank=1", "not between 0 and 1"),
         ("", "compression"),
     ],
@@ -74,7 +75,9 @@ def test_a_plain_compression_is_short() -> None:
         ({"prune_ratio": 0.2, "stage_ratios": (0.1, 0.2)}, "compression.stage_ratios"),
         ({"prune_ratio": 0.2, "channel_multiple": 0}, "compression.channel_multiple"),
         ({"prune_ratio": 0.2, "channel_multiple": 2048}, "compression.channel_multiple"),
-        ({"artefact_sha256": "../x"}, "compression.artefact_sha256"),
+        ({"prune_ratio": 0.2, "artefact_sha256": "../x"}, "compression.artefact_sha256"),
+        ({"artefact_sha256": 64 * "a"}, "compression.artefact_sha256"),
+        ({"low_rank": 1.0}, "compression.low_rank"),
     ],
 )
 def test_what_makes_no_sense_is_refused(fields: dict[str, object], where: str) -> None:

@@ -33,18 +33,23 @@ def rows_in_turns(problem: Problem, named: Sequence[tuple[str, Plan]]) -> list[R
     return [row_of(name, plan, found[plan.key], problem) for name, plan in named]
 
 
-def compared(problem: Problem, rows: Sequence[Row]) -> Comparison:
-    """The rows, fastest first, with their speed-ups and gaps."""
+def compared(problem: Problem, rows: Sequence[Row], plans: Mapping[str, Plan]) -> Comparison:
+    """The rows, fastest first, with their speed-ups and gaps.
+
+    :param plans: of the rows, by name. The bound is on compressions that the run may choose.
+    """
     known = problem.knows_optimum
     bound_ms = problem.optimum.bound_ms if known and math.isfinite(problem.optimum.bound_ms) else None
     single = best_single(rows)
     rows = sorted(rows, key=lambda r: (r.latency_ms is None, r.latency_ms))
-    rows = [_against(row, bound_ms, single.latency_ms if single else None) for row in rows]
+    single_ms = single.latency_ms if single else None
+    bounds = {name: bound_ms for name, plan in plans.items() if plan.compression.shapes in problem.space.compressions}
+    rows = [_against(row, bounds.get(row.policy), single_ms) for row in rows]
     winner = next((r.policy for r in rows if r.keeps_budgets), None)
     refused = None
     if winner is None:
         # Plans for another network keep no budget, whatever it is.
-        others = {name for name, plan in problem.candidates if plan.stretched}
+        others = {name for name, plan in plans.items() if plan.stretched}
         mine = [row for row in rows if row.policy not in others]
         tried = [Tried(r.policy, r.accuracy_drop_pct, r.frame_drop_rate, r.error) for r in mine]
         refused = str(infeasible(tried, problem.objective)) if tried else "no plan is for this network"

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 
 import msgspec
+from msgspec import UNSET
 
+from hetrl.accuracy import PREDICTED_DROPS
 from hetrl.agents.infeasible import broken_words
 from hetrl.compress.planned import compressed_graph
 from hetrl.condition import Condition
 from hetrl.envs.setting import Setting
 from hetrl.measurement import Measurement
 from hetrl.objective import Objective
-from hetrl.plan import Expected, Plan
+from hetrl.plan import Evidence, Expected, Plan
 from hetrl.results import OPTIMAL_WITHIN, Row
 
 DIGITS = 1e-5  # of a number: more than six digits leave out
@@ -21,7 +23,7 @@ DIGITS = 1e-5  # of a number: more than six digits leave out
 def row_of(name: str, plan: Plan, measured: Measurement, setting: Setting) -> Row:
     """One plan's row."""
     graph, objective = setting.graph, setting.objective
-    drop_pct = setting.drops.of_plan(plan)
+    drop_pct, accuracy_evidence = _accuracy(plan, setting)
     keeps = measured.ok and not plan.stretched and objective.keeps(drop_pct, measured.frame_drop_rate)
     fallen = {graph.group_of_node[graph.node_index[f.node]] for f in measured.fallbacks}
     moved = sum(len(graph.groups[g].nodes) for g in fallen)
@@ -30,7 +32,7 @@ def row_of(name: str, plan: Plan, measured: Measurement, setting: Setting) -> Ro
         latency_ms=measured.latency_ms,
         latency_interval_ms=measured.latency_interval_ms,
         accuracy_drop_pct=drop_pct,
-        accuracy_evidence=setting.drops.evidence_of_plan(plan),
+        accuracy_evidence=accuracy_evidence,
         peak_memory_mb=measured.peak_memory_mb,
         model_size_mb=compressed_graph(graph, plan.compression).weight_bytes / 1e6,
         energy_mj=measured.energy_mj,
@@ -45,6 +47,14 @@ def row_of(name: str, plan: Plan, measured: Measurement, setting: Setting) -> Ro
         fallbacks=measured.fallbacks,
         error=f"{measured.error.kind.value}: {measured.error.message}" if measured.error else None,
     )
+
+
+def _accuracy(plan: Plan, setting: Setting) -> tuple[float, Evidence]:
+    """What a plan costs: of one with a compressed model that was measured when it was made, what it says itself."""
+    artefact = plan.compression.artefact_sha256 is not UNSET
+    if artefact and plan.expected is not None and setting.drops is PREDICTED_DROPS:
+        return plan.expected.accuracy_drop_pct, Evidence.MEASURED
+    return setting.drops.of_plan(plan), setting.drops.evidence_of_plan(plan)
 
 
 def _broken(plan: Plan, drop_pct: float, measured: Measurement, objective: Objective) -> str | None:

@@ -14,7 +14,7 @@ from hetrl.errors import PlanError, RunError
 from hetrl.json_lines import open_to_append, whole_lines
 from hetrl.plan import Plan
 
-SCHEMA = "hetrl.trials/1"
+SCHEMA = "hetrl.trials/2"
 
 
 class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -141,4 +141,6 @@ def read_trials(path: Path) -> tuple[Header, list[Trial]]:
         decoder = msgspec.json.Decoder(Trial)
         return header, [decoder.decode(line) for line in lines[1:]]
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, PlanError) as error:
+        if b'"hetrl.trials/' in lines[0] and f'"{SCHEMA}"'.encode() not in lines[0]:
+            raise RunError(f"{path} is of another version of hetrl", "start the run anew without --resume") from None
         raise RunError(f"{path} is damaged ({error})", "start the run anew without --resume") from None

@@ -200,7 +200,7 @@ def _result(
     drop_pct = learned.accuracy_drop_pct if accuracy is None else accuracy.drop_pct
     expected = expected_of(msgspec.structs.replace(learned, accuracy_drop_pct=drop_pct), problem.condition, bound)
     plan = msgspec.structs.replace(plan, expected=expected, made_by=made_by)
-    plan, smaller = _with_artefact(problem, folder, plan)
+    plan, smaller, said = _with_artefact(problem, folder, plan)
     hand = best_hand(rows)
     return Result(
         run=str(folder.path) if folder else None,
@@ -229,18 +229,24 @@ def _result(
         evidence=learned.evidence,
         rows=tuple(rows),
         interrupted=interrupted,
-        notes=(*notes, *problem.device.notes),
+        notes=(*notes, *said, *problem.device.notes),
     )
 
 
-def _with_artefact(problem: Problem, folder: RunFolder | None, plan: Plan) -> tuple[Plan, str | None]:
-    """The plan with the hash of its compressed model's file, which is written, and that file."""
-    model = problem.drops.model(plan.compression) if folder is not None and plan.compression.changes else None
-    if folder is None or model is None:
-        return plan, None
-    sha256 = save_model(model, folder.compressed_model)
+def _with_artefact(problem: Problem, folder: RunFolder | None, plan: Plan) -> tuple[Plan, str | None, tuple[str, ...]]:
+    """The plan with the hash of its compressed model's file, which is written; that file; or why there is none."""
+    if folder is None:
+        return plan, None, ()
+    model = problem.drops.model(plan.compression) if plan.compression.changes else None
+    try:
+        if model is None:
+            folder.compressed_model.unlink(missing_ok=True)  # of a run that has gone on since
+            return plan, None, ()
+        sha256 = save_model(model, folder.compressed_model)
+    except (OSError, UsageError) as error:  # the plan is worth more than its model, which can be made again
+        return plan, None, (f"the compressed model could not be written: {error}",)
     compression = msgspec.structs.replace(plan.compression, artefact_sha256=sha256)
-    return msgspec.structs.replace(plan, compression=compression), str(folder.compressed_model)
+    return msgspec.structs.replace(plan, compression=compression), str(folder.compressed_model), ()
 
 
 def _nothing_kept(problem: Problem, ledger: Ledger) -> Infeasible:

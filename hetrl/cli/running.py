@@ -119,6 +119,8 @@ def summarize(result: Result, asked: Asked) -> None:
 
     title = f"{result.model} on {result.device}, {result.engine}, {result.condition}"
     output.show(title, rows_table(sorted(result.rows, key=order), result.best_hand), "", *result_lines(result))
+    if result.compressed_model:
+        output.show(f"model      {result.compressed_model} (compressed: {result.plan.compression.shapes})")
     if result.plan_path:
         words = [word for option in _repeated(asked).items() for word in option]
         words += [word for shape in asked.input_shape or () for word in ("--input-shape", shape)]

@@ -138,11 +138,13 @@ def apply(
     values = samples.values if samples is not None else ()
     real = samples is not None and samples.source == FROM_FILE
     pruning, low_rank, quantization, half = None, None, None, None
+    fitted = False  # whether any weights took over for others
     if recipe.prunes:
         if model.functions:
             model = inliner.inline_local_functions(model)
-        fitting = real and recipe.compensate
         graph = graph_from_model(model, name="model", input_shapes=shapes)
+        known = moments(model, graph, values) if real and recipe.compensate else None
+        fitted = known is not None and bool(known.of)
         smaller = prune(
             model,
             by_stage(graph, recipe.prune_stages) if recipe.prune_stages else recipe.prune,
@@ -150,7 +152,7 @@ def apply(
             multiple=recipe.multiple,
             inputs=values,
             input_shapes=shapes,
-            known=moments(model, graph, values) if fitting else None,
+            known=known,
         )
         model, pruning = smaller.model, smaller.report
     if recipe.low_rank is not None:
@@ -164,5 +166,5 @@ def apply(
     elif recipe.precision in _HALVES:
         halved = halve(model, _HALVES[recipe.precision])
         model, half = halved.model, halved.report
-    used = recipe.needs_runtime or (recipe.prunes and real and recipe.compensate)
+    used = recipe.needs_runtime or fitted
     return Compressed(model, pruning, low_rank, quantization, half, samples if used else None)

@@ -22,13 +22,14 @@ from hetrl.compress.planned import compressed_graph, group_ratios
 from hetrl.compress.stages import Stage, stages
 from hetrl.compression import NO_COMPRESSION, Compression
 from hetrl.device_bridge.surrogate.device import SurrogateDevice
+from hetrl.errors import ModelError
 
 Floats = npt.NDArray[np.float64]
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5)  # of all stages alike
 STAGE_RATIOS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7)
 LOW_RANKS = (0.75, 0.5)  # shares of its weights that each factored kernel keeps
 EACH = 2  # that are offered for each way to count what is saved
-MOST_TRIED = 12  # that accuracy is asked of: on the user's data each takes a while
+MOST_TRIED = 12  # by stage, that accuracy is asked of: on the user's data each takes a while
 
 
 def compressions(device: SurrogateDevice, drops: AccuracyDrops, budget_pct: float) -> tuple[Compression, ...]:
@@ -59,21 +60,25 @@ class _Offers:
         return first, *sorted(others, key=lambda c: (c.low_rank is not UNSET, len(c.ratios), c.ratios))
 
     def try_one(self, one: Compression) -> bool | None:
-        """Offer it if it keeps the budget; None if one of the same shapes was tried before."""
+        """Offer it if it keeps the budget and can be made; None if one of the same shapes was tried before."""
         kept = kept_channels(self._graph, group_ratios(self._graph, one), one.multiple)
         low_rank = compressed_graph(self._graph, one) if one.low_rank is not UNSET else self._graph
         shapes = (*kept, *((node.id, node.geometry.in_channels) for node in low_rank.nodes if node.front))
         if shapes in self._tried:
             return None
         self._tried.add(shapes)
-        kept_budget = self._drops.drop_pct(one) <= self._budget_pct
+        try:
+            kept_budget = self._drops.drop_pct(one) <= self._budget_pct
+        except ModelError:  # what is planned without weights cannot be made of these
+            return False
         if kept_budget:
             self._offered.append(one)
         return kept_budget
 
     def try_low_rank(self) -> None:
-        """Alone, and beside the strongest pruning for which what the two cost adds up to no more than the budget."""
-        prunings = [one for one in reversed(self.offered) if one.prunes]
+        """Alone, and beside the prunings that leave least work of those with which it should keep the budget."""
+        prunings = [one for one in self.offered if one.prunes]
+        prunings.sort(key=lambda one: compressed_graph(self._graph, one).macs)
         for keep in LOW_RANKS:
             alone = Compression(low_rank=keep)
             if not self.try_one(alone):

@@ -215,7 +215,7 @@ class PlanSpace:
         return self._possible[:, k].tobytes()
 
     def accuracy_drop_pct(self, batch: Schedules, compression: Ints) -> Floats:
-        """(B,) what plans as `schedules` gives them cost in accuracy, predicted."""
+        """(B,) what plans as `schedules` gives them cost in accuracy."""
         int8 = self._int8[batch.option].max(axis=0) if self._int8.any() else 0
         drops: Floats = self._drop_pct[compression, int8]
         return drops

@@ -208,6 +208,8 @@ def _compression_words(compression: Compression) -> list[str]:
         words.append(f"{shares} of the prunable channels taken away{by_stage}{left}")
     if compression.low_rank:
         words.append(f"kernels of low rank with {percent(compression.low_rank)} of their weights")
+    if compression.artefact_sha256:
+        words.append(f"the compressed model's file has the sha256 {compression.artefact_sha256}")
     return words
 
 

@@ -16,7 +16,7 @@ from hetrl.plan import Axis
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
-PRUNING = 2  # the index of the pruning ratio among the global decisions
+PRUNING = 2  # the index of the compression among the global decisions
 INTER_OP, INTRA_OP = GRANULARITIES.index(Granularity.INTER_OP), GRANULARITIES.index(Granularity.INTRA_OP)
 OTHER_AXIS = 1  # percent of the work: the same shares along another axis are nearer than any other shares
 

@@ -18,7 +18,7 @@ from hetrl.compress.low_rank.policy import LowRank
 from hetrl.compress.low_rank.schemes import Narrow
 from hetrl.graph import Node, OperatorGraph
 from hetrl.graph.model import OpKind
-from hetrl.graph.operator import Operator
+from hetrl.graph.operator import Operator, dtype_bytes
 
 
 def policy(keep: float) -> LowRank:
@@ -31,8 +31,7 @@ def factored(graph: OperatorGraph, keep: float) -> OperatorGraph:
 
     :param keep: share (0 to 1, both excluded) of each factored kernel's weights that stays at most.
     """
-    names = [operand.name for op in graph.operators for operand in op.constants]
-    readers = Counter(names)
+    readers = Counter([operand.name for op in graph.operators for operand in op.constants] + list(graph.outputs))
     convolutions = [op.id for op in graph.operators if op.op_type == "Conv"]
     nodes = tuple(
         _factored(node, op, keep) if op.id in convolutions[1:] and _alone(op, readers) else node
@@ -54,9 +53,11 @@ def factored_names(graph: OperatorGraph) -> frozenset[str]:
 
 
 def _alone(operator: Operator, readers: Counter[str]) -> bool:
-    """Whether its weights are its own floating-point constants."""
+    """Whether its weights are its own floating-point constants, and stored as such."""
     weight = operator.operand(1)
-    return weight is not None and weight.constant and readers[weight.name] == 1 and weight.dtype.startswith("float")
+    if weight is None or not weight.constant or not weight.dtype.startswith("float"):
+        return False
+    return readers[weight.name] == 1 and weight.stored_bytes == dtype_bytes(weight.dtype, weight.elements)
 
 
 def _factored(node: Node, operator: Operator, keep: float) -> Node:

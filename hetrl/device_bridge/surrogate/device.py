@@ -97,7 +97,9 @@ class SurrogateDevice(Device):
         answers, evidence = simulated.answers, self.evidence(plan, condition)
         if not np.isfinite(answers.latency_ms[0]):
             return Measurement.failed(
-                Failure.UNSUPPORTED, "a split leaves one of its parts without rows or channels", evidence
+                Failure.UNSUPPORTED,
+                "a split leaves a part without rows or channels, or shares a factored operator",
+                evidence,
             )
         if answers.peak_memory_mb[0] > self.memory_limit_mb:
             return Measurement.failed(
