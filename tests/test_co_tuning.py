@@ -8,7 +8,9 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 import hetrl
 from hetrl.agents.exact import exact
@@ -207,6 +209,18 @@ def test_hand_policies_on_compressed_models_are_rows(capsys: pytest.CaptureFixtu
     assert factored["model_size_mb"] == pytest.approx(15.61, rel=0.02)
     assert run([*words, "prun=0.3"]) == 2
     assert "did you mean 'prune'" in capsys.readouterr().err
+    assert run([*words, "prune=0.3,multiple=1024"]) == 2
+    assert "leaves resnet18 as it is" in capsys.readouterr().err
+
+
+def test_the_bound_is_on_what_a_run_may_choose(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["compare", "--device", "d1", "--model", "resnet18", "--max-accuracy-drop", "30", "--json"]
+    assert run([*words, "--compress", "prune=0.65", "--compress", "none"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    beyond = [row for row in found["rows"] if "prune=0.65" in row["policy"]]
+    assert beyond and all(row["gap_to_exact"] is None for row in beyond)
+    assert all(row["gap_to_exact"] is None or row["gap_to_exact"] >= 0 for row in found["rows"])
+    assert not any("none" in row["policy"] for row in found["rows"])
 
 
 def test_pruning_fitted_to_inputs_keeps_most_of_the_accuracy(
@@ -227,3 +241,53 @@ def test_pruning_fitted_to_inputs_keeps_most_of_the_accuracy(
     assert "2 stages, and 3 ratios" in capsys.readouterr().err
     assert run(["compress", str(digits.model), "--prune", "0.3", *fitted, "--no-compensation", *out]) == 2
     assert "nothing is calibrated" in capsys.readouterr().err
+
+
+def test_what_was_measured_is_not_forgotten(digits: Digits, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A comparison has no data: the plan's own claim about its compressed model stands."""
+    model, budget = str(digits.model), Objective(max_accuracy_drop_pct=1.0)
+    found = hetrl.search(
+        model, "d1", sampler="random", budget=8, eval_data=digits.test, objective=budget, out=tmp_path / "run"
+    )
+    assert found.plan.compression.artefact_sha256 and found.plan.key == hetrl.load_plan(found.plan_path).key
+    plain = msgspec.structs.replace(found.plan, compression=found.plan.compression.shapes)
+    assert plain.key == found.plan.key  # a recording of the one answers for the other
+    words = ["compare", "--device", "d1", "--model", model, "--plan", str(found.plan_path), "--json"]
+    assert run([*words, "--max-accuracy-drop", "1"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    learned = next(row for row in said["rows"] if row["policy"] == "learned")
+    assert learned["keeps_budgets"] and learned["accuracy_evidence"] == "measured"
+    assert learned["accuracy_drop_pct"] == found.accuracy_drop_pct
+
+
+def test_weights_that_cannot_be_factored_are_not_planned_to_be(tmp_path: Path) -> None:
+    """Those that are stored in fewer bits."""
+    draw = np.random.default_rng(0)
+
+    def graph_of(kind: str) -> OperatorGraph:
+        weight = draw.normal(size=(32, 32, 3, 3)).astype(np.float32)
+        stem = numpy_helper.from_array(draw.normal(size=(32, 3, 3, 3)).astype(np.float32), "stem")
+        inits, nodes, outputs = [stem], [], [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 32, 12, 12])]
+        if kind == "narrow":
+            inits += [
+                numpy_helper.from_array((weight * 20).astype(np.int8), "q"),
+                numpy_helper.from_array(np.float32(0.05), "s"),
+            ]
+            nodes.append(helper.make_node("DequantizeLinear", ["q", "s"], ["w"]))
+        else:
+            inits.append(numpy_helper.from_array(weight, "w"))
+        nodes.insert(0, helper.make_node("Conv", ["x", "stem"], ["a"], pads=[1, 1, 1, 1]))
+        nodes.append(helper.make_node("Conv", ["a", "w"], ["y"], pads=[1, 1, 1, 1]))
+        made = helper.make_graph(
+            nodes, kind, [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 12, 12])], outputs, inits
+        )
+        model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+        onnx.save(model, tmp_path / f"{kind}.onnx")
+        return hetrl.load_model(tmp_path / f"{kind}.onnx")
+
+    for kind, factors in (("plain", 1), ("narrow", 0)):
+        graph, one = graph_of(kind), Compression(low_rank=0.5)
+        planned = compressed_graph(graph, one)
+        assert sum(node.front is not None for node in planned.nodes) == factors
+        made = graph_from_model(compressed_model(source_of(graph), graph, one), name=kind)
+        assert made.macs == planned.macs

@@ -18,7 +18,7 @@ from hetrl.compression import Compression
 from hetrl.device_bridge.surrogate.compile import plan_of
 from hetrl.device_bridge.surrogate.device import SurrogateDevice
 from hetrl.envs.setting import Setting
-from hetrl.errors import Infeasible
+from hetrl.errors import Infeasible, UsageError
 from hetrl.plan import MadeBy, Plan
 
 
@@ -85,11 +85,18 @@ class Problem(Setting):
         """What the hand policies make of a compressed model, named for both.
 
         Channels come in the device's multiples unless others are named.
+
+        :raises UsageError: it leaves the model as it is.
         """
         if compression.prunes and compression.channel_multiple is UNSET:
             multiple = self.planner.spec.channel_multiple
             compression = msgspec.structs.replace(compression, channel_multiple=multiple)
         graph = compressed_graph(self.graph, compression)
+        if graph.nodes == self.graph.nodes:
+            raise UsageError(
+                f"{compression} leaves {self.graph.name} as it is",
+                "`hetrl compress` says what cannot be pruned, and why",
+            )
         planner = SurrogateDevice(self.planner.spec, graph, self.planner.engine_name)
         found = ((p.id, p.plan(planner)) for p in policy_catalog() if p.applies(planner))
         return [

@@ -31,7 +31,7 @@ def factored(graph: OperatorGraph, keep: float) -> OperatorGraph:
 
     :param keep: share (0 to 1, both excluded) of each factored kernel's weights that stays at most.
     """
-    readers = Counter([operand.name for op in graph.operators for operand in op.constants] + list(graph.outputs))
+    readers = Counter(operand.name for op in graph.operators for operand in op.constants)
     convolutions = [op.id for op in graph.operators if op.op_type == "Conv"]
     nodes = tuple(
         _factored(node, op, keep) if op.id in convolutions[1:] and _alone(op, readers) else node
