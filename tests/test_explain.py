@@ -135,7 +135,7 @@ def vgg16() -> Problem:
 
 
 def test_a_comparison_has_bounds_gaps_and_speedups(vgg16: Problem) -> None:
-    found = compared(vgg16, rows_in_turns(vgg16, vgg16.candidates))
+    found = compared(vgg16, rows_in_turns(vgg16, vgg16.candidates), dict(vgg16.candidates))
     assert found.exact_ms == found.bound_ms == vgg16.optimum.latency_ms
     rows = {row.policy: row for row in found.rows}
     assert rows["exact"].gap_to_exact == 0.0
@@ -149,7 +149,7 @@ def test_a_comparison_has_bounds_gaps_and_speedups(vgg16: Problem) -> None:
 
 
 def test_the_runner_up_is_slower_and_keeps_the_budgets(vgg16: Problem) -> None:
-    found = compared(vgg16, rows_in_turns(vgg16, vgg16.candidates))
+    found = compared(vgg16, rows_in_turns(vgg16, vgg16.candidates), dict(vgg16.candidates))
     plans = dict(vgg16.candidates)
     told = explained(vgg16, found, plans, None)
     assert told is not None and (told.winner, told.saved_ms > 0) == ("exact", True)
@@ -167,7 +167,7 @@ def test_the_runner_up_is_slower_and_keeps_the_budgets(vgg16: Problem) -> None:
 def test_a_real_device_has_no_inner_workings(vgg16: Problem) -> None:
     real = MockDevice(vgg16.planner.spec, vgg16.graph, vgg16.planner.measure)
     problem = Problem.on(real, COLD, Objective())
-    found = compared(problem, rows_in_turns(problem, problem.candidates))
+    found = compared(problem, rows_in_turns(problem, problem.candidates), dict(problem.candidates))
     assert found.bound_ms is None and all(row.gap_to_exact is None for row in found.rows)
     with pytest.raises(UsageError, match="does not say where its time goes"):
         explained(problem, found, dict(problem.candidates), None)
