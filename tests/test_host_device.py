@@ -200,9 +200,9 @@ class TestAsked:
         capped = host.measure(msgspec.structs.replace(plan, caps=(Cap(processor, 0.25),)), Condition(ui=None))
         assert capped.latency_ms is not None
         [busy] = capped.utilization
-        assert busy.processor == processor and busy.busy <= 0.4
+        assert busy.processor == processor and busy.busy <= 0.3
         last = capped.segments[-1]  # of one run, which may have begun late on a busy machine
-        assert last.end_ms - last.start_ms <= 0.4 * capped.latency_ms
+        assert last.end_ms - last.start_ms <= 0.3 * capped.latency_ms
 
     def test_what_cannot_run_is_a_failed_measurement(self, host: RunnerDevice, plan: Plan) -> None:
         answer = host.measure(branches(plan, host.graph), Condition(ui=None))
