@@ -21,7 +21,7 @@ from hetrl.device_bridge.runner_client import Limits, RunnerClient
 ROOT = Path(__file__).parents[1]
 FAULTY = ROOT / "tests" / "faulty_runner.py"
 SHORT = Sampling(max_warmup_s=0.2, max_warmup_runs=2, max_s=0.1, min_repeats=3, window_s=0.05, foreign_share=1.0)
-LIMITS = Limits(run_s=3.0, grace_s=2.0, backoff_s=0.05, memory_mb=60_000)
+LIMITS = Limits(run_s=6.0, grace_s=2.0, backoff_s=0.05, memory_mb=60_000)
 
 
 class FaultyChannel(LocalChannel):

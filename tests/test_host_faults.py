@@ -97,7 +97,7 @@ def failures(trials: list[Trial]) -> dict[int, str]:
     ("fault", "words", "learning"),
     [
         ("dies 5", "crashed: the runner was killed", True),
-        ("hangs 5", "timeout: an inference took longer than 3 s", False),
+        ("hangs 5", "timeout: an inference took longer than 6 s", False),
     ],
 )
 def test_a_runner_that_dies_or_hangs_costs_one_evaluation(
