@@ -47,7 +47,8 @@ Floats = npt.NDArray[np.float64]
 MEASURED_RATIO = 0.3
 MEASURED_DROP_PCT = 76.23 - 71.31
 SHARES = ("top1", "top5")  # metrics that are percentages of samples
-LOW_RANK_KEPT = (11.69 * 15.61 / 47.24 - (11.69 - 10.99)) / 10.99
+LOW_RANK_NETWORK_KEPT = 15.61 / 47.24  # share of all weights
+LOW_RANK_KEPT = (11.69 * LOW_RANK_NETWORK_KEPT - (11.69 - 10.99)) / 10.99  # of each factored kernel's
 LOW_RANK_DROP_PCT = 76.23 - 73.73
 INT8 = "int8"  # the precision, as processors name it
 INT8_DROP_PCT = round(78.0 - 77.2, 4)
@@ -65,9 +66,14 @@ def predicted_accuracy_drop_pct(
     """
     ratios = [prune_ratio] if isinstance(prune_ratio, int | float) else prune_ratio
     missing = (1 - math.sqrt(kept_weights)) ** 2 + sum(ratio**2 for ratio in ratios) / len(ratios)
-    pruned = MEASURED_DROP_PCT * missing / MEASURED_RATIO**2
+    pruned = float(_pruning_pct(np.float64(missing)))
     factored = LOW_RANK_DROP_PCT * ((1 - low_rank) / (1 - LOW_RANK_KEPT)) ** 2
     return round(pruned + factored + (INT8_DROP_PCT if int8 else 0.0), 4)
+
+
+def _pruning_pct(mean_square: Floats | np.float64) -> Floats:
+    """The parabola, over the mean of the squared ratios of all stages."""
+    return np.asarray(MEASURED_DROP_PCT * mean_square / MEASURED_RATIO**2, dtype=np.float64)
 
 
 class MeasuredAccuracy(msgspec.Struct, frozen=True, kw_only=True):
@@ -156,8 +162,7 @@ class PredictedDrops(AccuracyDrops):
         return predicted_accuracy_drop_pct(compression.ratios, low_rank=compression.low_rank or 1.0)
 
     def expected_pct(self, ratios: Floats, channel_multiple: int) -> Floats:
-        expected: Floats = MEASURED_DROP_PCT * np.square(ratios / MEASURED_RATIO).mean(axis=1)
-        return expected
+        return _pruning_pct(np.square(ratios).mean(axis=1))
 
     def evidence(self, compression: Compression) -> Evidence:
         return Evidence.PREDICTED

@@ -15,7 +15,7 @@ CHANNEL_MULTIPLE = 4  # what phones' kernels work on
 MOST_CHANNEL_MULTIPLE = 1024
 PRUNE, MULTIPLE, LOW_RANK, NOTHING = "prune", "multiple", "low-rank", "none"  # the words of `parse_compression`
 WORDS = (PRUNE, MULTIPLE, LOW_RANK)
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class Compression(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -44,7 +44,7 @@ class Compression(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             )
         if self.low_rank is not UNSET and not 0 < self.low_rank < 1:
             raise PlanError("compression.low_rank", f"{self.low_rank} is not between 0 and 1")
-        if self.artefact_sha256 is not UNSET and not _SHA256.fullmatch(self.artefact_sha256):
+        if self.artefact_sha256 is not UNSET and not SHA256.fullmatch(self.artefact_sha256):
             raise PlanError("compression.artefact_sha256", "is no sha256 in lower-case hex")
         if self.artefact_sha256 is not UNSET and not self.changes:
             raise PlanError("compression.artefact_sha256", "is of a compressed model, and nothing is compressed")

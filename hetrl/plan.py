@@ -16,7 +16,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from hetrl.compression import Compression
+from hetrl.compression import SHA256, Compression
 from hetrl.errors import PlanError
 
 SCHEMA: Literal["hetrl.plan/1"] = "hetrl.plan/1"
@@ -24,7 +24,6 @@ DEFAULT_QUEUE_WINDOW = 16  # what MACE's documentation suggests for opencl_queue
 QUEUE_WINDOW_RANGE = (1, 1024)
 SLICE_MS_RANGE = (0.01, 1000.0)
 QUOTA_CPUS_RANGE = (0.01, 1024.0)  # Linux gives no less than 1 ms in 100
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 PROCESSOR_ID = re.compile(r"[a-z0-9_.-]+/[a-z0-9_.-]+/[a-z0-9_.-]+")
 
 
@@ -245,7 +244,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 def _check_model(model: ModelRef) -> None:
     for name, value in (("structure_sha256", model.structure_sha256), ("weights_sha256", model.weights_sha256)):
-        if value is not None and not _SHA256.fullmatch(value):
+        if value is not None and not SHA256.fullmatch(value):
             raise PlanError(f"model.{name}", "is no sha256 in lower-case hex")
 
 

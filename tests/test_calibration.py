@@ -20,7 +20,7 @@ from hetrl.agents.policies.codl_rule import codl_schedule, friendly_memory
 from hetrl.agents.policies.mulayer_rule import mulayer_schedule
 from hetrl.calibration import held_out, rows, scaling
 from hetrl.calibration.device_files import device_files
-from hetrl.calibration.fit import CENTRE, FAMILY, INDEX, MODELS, PHONES, Fit, engine_of
+from hetrl.calibration.fit import CENTRE, FAMILY, INDEX, MODELS, PHONES, Fit, engine_of, fit_all
 from hetrl.calibration.linear import Rates, Slope, Walked, ideal_of, latency_of, part_table, walked
 from hetrl.calibration.mace import NUMBERS, layout_of_rows, mace_engine, power_w, sharing_lines, tables_of_rows
 from hetrl.calibration.phones import Phone, phones
@@ -84,6 +84,7 @@ def test_the_shipped_device_files_are_exactly_what_the_fit_gives() -> None:
     folder = resources.files("hetrl.device_bridge") / "specs"
     assert {f"{phone}.json" for phone in made} == {f.name for f in folder.iterdir() if f.name.endswith(".json")}
     assert [phone for phone, data in made.items() if data != (folder / f"{phone}.json").read_bytes()] == []
+    assert device_files(fit_all(rows.cells())) == made  # a second fit
 
 
 def test_the_rows_are_complete() -> None:

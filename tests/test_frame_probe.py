@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from hetrl.device_bridge.runner.competitors import Competitors
 from hetrl.device_bridge.runner.frames import FrameProbe, Frames, draw_for, refreshes_missed
 from hetrl.device_bridge.runner.telemetry import all_cores
-from tests.frame_watch import TRIES
 
 WATCH = Path(__file__).with_name("frame_watch.py")
 
@@ -49,10 +48,10 @@ def test_idle_drops_nothing_and_a_busy_neighbour_on_the_core_drops_frames():
     # Whatever else the machine does: a frame that is drawn got its 9 ms, and every refresh is counted.
     for moment in (alone, beside):
         assert moment["cpu_ms"] == pytest.approx(9, rel=0.15) and moment["rate_hz"] == pytest.approx(60, rel=0.15), seen
-    # 9 ms fit into 16.7 ms, and half of a core is too little. Where no moment was quiet enough to show the first of
-    # these, frames are late all the time.
+    # 9 ms fit into 16.7 ms, and half of a core is too little. If no moment was quiet enough to show the first of these,
+    # the same work without the probe must have been late as well.
     assert beside["rate"] > 0.3, seen
-    assert alone["rate"] < 0.05 or seen["tries"] == TRIES, seen
+    assert alone["rate"] < 0.05 or seen["late"] > 0.02, seen
 
 
 def test_timed_frames_take_their_cpu_time_however_fast_a_core_is():

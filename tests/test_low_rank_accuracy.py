@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hetrl.accuracy import LOW_RANK_NETWORK_KEPT
 from hetrl.graph.reader import graph_from_model
-from hetrl.optimize.low_rank import MEASURED_KEPT, low_rank, low_rank_drop_pct
+from hetrl.optimize.low_rank import low_rank, low_rank_drop_pct
 from hetrl.zoo.networks import blueprint
 
 FACTS = Path(__file__).resolve().parent.parent / "experiments" / "study_facts.json"
@@ -40,5 +41,5 @@ def test_factors_of_resnet18_at_the_published_share_have_the_published_price() -
     sizes = {keep: graph_from_model(low_rank(network, keep).model, name="r").weight_bytes for keep in (0.2, 0.3, 0.5)}
     drops = [low_rank_drop_pct(size / whole) for size in sizes.values()]
     assert drops == sorted(drops, reverse=True)
-    near = min(sizes.values(), key=lambda size: abs(size / whole - MEASURED_KEPT))
+    near = min(sizes.values(), key=lambda size: abs(size / whole - LOW_RANK_NETWORK_KEPT))
     assert low_rank_drop_pct(near / whole) == pytest.approx(2.5, abs=0.3)

@@ -17,10 +17,11 @@ import msgspec
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto
 
 from hetrl.compress.activations import fetched
 from hetrl.compress.constants import Array
+from hetrl.compress.weights import arrays, with_arrays
 from hetrl.graph import OperatorGraph
 from hetrl.graph.channels import Role
 from hetrl.graph.model import OpKind
@@ -46,7 +47,7 @@ class Product(NamedTuple):
 
 
 class Moments(msgspec.Struct, frozen=True):
-    """Mean products of channels with each other on calibration inputs, (C, C) for each activation by name."""
+    """Sums of products of channels with each other on calibration inputs, (C, C) for each activation by name."""
 
     of: dict[str, Floats]
 
@@ -102,7 +103,7 @@ def compensated(
     :param stays: for each channel of `graph.channels`.
     """
     changed: dict[str, Array] = {}
-    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    weights = arrays(model)
     for product in products(model, graph):
         keep = np.where(product.atoms < 0, True, stays[product.atoms])
         moment = known.of.get(product.source)
@@ -113,12 +114,7 @@ def compensated(
         if not (np.isfinite(moment).all() and ridge > 0):
             continue
         shares = np.linalg.solve(inner + ridge * np.eye(len(inner)), moment[np.ix_(keep, ~keep)])  # (stay, go)
-        weight = np.moveaxis(numpy_helper.to_array(weights[product.weight]).astype(np.float64), product.along, -1)
+        weight = np.moveaxis(weights[product.weight].astype(np.float64), product.along, -1)
         weight[..., keep] += weight[..., ~keep] @ shares.T
         changed[product.weight] = np.moveaxis(weight, -1, product.along).astype(np.float32)
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
-    for tensor in result.graph.initializer:
-        if tensor.name in changed:
-            tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(changed[tensor.name]), tensor.name))
-    return result
+    return with_arrays(model, changed)

@@ -11,11 +11,9 @@ that shape, and that it holds for other models and other ways to factor, is assu
 
 from __future__ import annotations
 
+from hetrl.accuracy import LOW_RANK_DROP_PCT, LOW_RANK_NETWORK_KEPT
 from hetrl.compress.low_rank import LowRank, factor
 from hetrl.zoo.blueprint import Blueprint, Fill, Weight
-
-MEASURED_KEPT = 15.61 / 47.24  # share of the network's weights
-MEASURED_DROP_PCT = 76.23 - 73.73
 
 
 def low_rank_drop_pct(kept_weights: float) -> float:
@@ -23,7 +21,7 @@ def low_rank_drop_pct(kept_weights: float) -> float:
 
     :param kept_weights: share (above 0 to 1) of the whole network's weights that is left.
     """
-    return round(MEASURED_DROP_PCT * ((1 - kept_weights) / (1 - MEASURED_KEPT)) ** 2, 4)
+    return round(LOW_RANK_DROP_PCT * ((1 - kept_weights) / (1 - LOW_RANK_NETWORK_KEPT)) ** 2, 4)
 
 
 def low_rank(network: Blueprint, keep: float) -> Blueprint:

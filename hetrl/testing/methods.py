@@ -165,7 +165,7 @@ class MethodConformance:
     def test_goes_on_from_any_of_its_trials(self, method: Method[Any], tmp_path: Path) -> None:
         problem = Problem.on(flaky(toy_device()), Condition(), Objective())
         whole = search(method, problem, self.some, tmp_path).trials
-        for known in (1, len(whole) // 3, len(whole)):
+        for known in (0, 1, len(whole) // 3, len(whole) - 1, len(whole)):
             asked: list[str] = []
             rest = Problem.on(counting(problem.device, asked), Condition(), Objective())
             rest.reference_ms  # noqa: B018 - measured now, so that it is not counted
