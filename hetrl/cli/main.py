@@ -15,8 +15,8 @@ from hetrl import __version__
 from hetrl.errors import HetrlError, UnknownName
 
 COMMANDS = (
-    "train", "search", "compare", "measure", "compress", "score", "tasks", "plan", "profile", "calibrate", "devices",
-    "models", "policies", "methods", "doctor",
+    "train", "search", "compare", "measure", "compress", "score", "tasks", "plan", "export", "run", "validate",
+    "profile", "calibrate", "devices", "models", "policies", "methods", "doctor",
 )  # fmt: skip
 INTERRUPTED = 130
 INTERNAL = 70  # EX_SOFTWARE: a defect of hetrl

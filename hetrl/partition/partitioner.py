@@ -65,6 +65,7 @@ class Partitioner:
         two = {n: maker[nodes[n].input[0]] for n, node in enumerate(graph.nodes) if node.front is not None}
         constants = Constants(source, graph, (*nodes, *two.values()), store)
         self._flat = Flat(graph, nodes, constants, tuple(model.opset_import), model.ir_version, two)
+        self._made: dict[object, Submodel] = {}
         self._done: dict[object, _Cut] = {}
 
     def job(self, plan: Plan, targets: Mapping[str, Target]) -> Job:
@@ -114,21 +115,34 @@ class Partitioner:
         if plan.compression.shapes != self._compression:
             raise PlanError("compression", "this is not the model that the plan's compression makes")
 
-    def _cuts(self, stage: Stage) -> list[_Cut]:
+    def submodels(self, stage: Stage) -> tuple[Submodel, ...]:
+        """One model for each part of a step of a plan, as `stages` gives them.
+
+        :raises PlanError: a part would have nothing to do.
+        """
         leaving = stage.leaving(self.graph)
         nodes = sorted(n for g in stage.groups for n in self.graph.groups[g].nodes)
         shares_pct = tuple(part.share_pct for part in stage.parts)
-        cuts: list[_Cut] = []
         cutter: Cutter | None = None
         shares: tuple[Share, ...] = (whole_share(self.graph, nodes, leaving),)
         if stage.axis is not Axis.NONE:
             where = f"segments[{stage.segment}].parts"
             cutter, shares = split_shares(self.graph, stage.groups, stage.axis, leaving, shares_pct, where)
-        for number, (part, share) in enumerate(zip(stage.parts, shares, strict=True)):
+        found = []
+        for number, share in enumerate(shares):
+            key = (stage.groups, stage.axis, shares_pct, number)
+            if key not in self._made:
+                self._made[key] = submodel(self._flat, nodes, share, cutter)
+            found.append(self._made[key])
+        return tuple(found)
+
+    def _cuts(self, stage: Stage) -> list[_Cut]:
+        cuts: list[_Cut] = []
+        shares_pct = tuple(part.share_pct for part in stage.parts)
+        for number, (part, model) in enumerate(zip(stage.parts, self.submodels(stage), strict=True)):
             engine = part.processor.split("/")[1]
             key = (engine == "ncnn", stage.groups, stage.axis, shares_pct, number)
             if key not in self._done:
-                model = submodel(self._flat, nodes, share, cutter)
                 self._done[key] = _Cut(model.reads, model.writes, self._files(model, engine))
             cuts.append(self._done[key])
         return cuts

@@ -161,14 +161,8 @@ class _Writer:
         return new_name
 
     def _slice(self, name: str, new_name: str, start: int, stop: int) -> None:
-        axis = self._share.axis
-        if self._flat.opset < _SLICE_BY_INPUTS:
-            node = helper.make_node("Slice", [name], [new_name], starts=[start], ends=[stop], axes=[axis])
-        else:
-            bounds = {f"{new_name}.{key}": v for key, v in (("start", start), ("stop", stop), ("axis", axis))}
-            for key, value in bounds.items():
-                self._initializers[key] = helper.make_tensor(key, TensorProto.INT64, (1,), [value])
-            node = helper.make_node("Slice", [name, *bounds], [new_name])
+        node, bounds = slice_node(name, new_name, self._share.axis, start, stop, self._flat.opset)
+        self._initializers |= {tensor.name: tensor for tensor in bounds}
         self._nodes.append(node)
 
     def _constant(self, name: str) -> str:
@@ -192,6 +186,19 @@ class _Writer:
         if port.axis is not None:
             shape[port.axis] = port.stop - port.start
         return helper.make_tensor_value_info(port.name, dtype_code(tensor.dtype), shape)
+
+
+def slice_node(
+    name: str, new_name: str, axis: int, start: int, stop: int, opset: int
+) -> tuple[onnx.NodeProto, list[TensorProto]]:
+    """The operator that makes [start, stop) along an axis of a tensor, and the constants that it reads."""
+    if opset < _SLICE_BY_INPUTS:
+        return helper.make_node("Slice", [name], [new_name], starts=[start], ends=[stop], axes=[axis]), []
+    # The step is given too: OpenVINO makes one of the input's shape where it is not, which HETERO then cuts off.
+    numbers = (("start", start), ("stop", stop), ("axis", axis), ("step", 1))
+    bounds = {f"{new_name}.{key}": v for key, v in numbers}
+    constants = [helper.make_tensor(key, TensorProto.INT64, (1,), [value]) for key, value in bounds.items()]
+    return helper.make_node("Slice", [name, *bounds], [new_name]), constants
 
 
 def _set(node: onnx.NodeProto, name: str, value: int | str | list[int]) -> None:

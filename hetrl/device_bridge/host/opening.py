@@ -33,6 +33,19 @@ def open_host(rest: str, graph: OperatorGraph, engine: str | None) -> RunnerDevi
     return open_machine(LocalChannel(store), store, HOST, graph, engine)
 
 
+def host_spec() -> DeviceSpec:
+    """What is known of this computer; no model is loaded.
+
+    :raises DeviceFailed: it has no engine, or its runner does not start.
+    """
+    store = BlobStore(cache_folder() / "blobs")
+    client = RunnerClient(LocalChannel(store), store)
+    try:
+        return _spec_of(client, HOST)
+    finally:
+        client.close()
+
+
 def open_ssh(rest: str, graph: OperatorGraph, engine: str | None) -> RunnerDevice:
     """Another computer; `rest` is the address without `ssh:`.
 
@@ -51,15 +64,19 @@ def open_machine(
     """A machine at the other end of a channel, with a model loaded."""
     client = RunnerClient(channel, store)
     try:
-        hello = client.hello()
-        if isinstance(hello, MeasurementError):
-            raise DeviceFailed(f"{device_id} does not answer: {hello.message}", f"hetrl doctor --device {device_id}")
-        spec = known_spec(machine_spec(hello, device_id))
+        spec = _spec_of(client, device_id)
         spec.engine(engine)  # refuses a name that it does not have
         return RunnerDevice(spec, graph, engine or spec.default_engine, client, load(graph, store))
     except BaseException:
         client.close()
         raise
+
+
+def _spec_of(client: RunnerClient, device_id: str) -> DeviceSpec:
+    hello = client.hello()
+    if isinstance(hello, MeasurementError):
+        raise DeviceFailed(f"{device_id} does not answer: {hello.message}", f"hetrl doctor --device {device_id}")
+    return known_spec(machine_spec(hello, device_id))
 
 
 def calibrated_path(device_id: str) -> Path:

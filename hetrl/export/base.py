@@ -1,0 +1,212 @@
+"""What a format is to `hetrl export`: what it can carry of a plan, how it is written, how it is tried out.
+
+A format is found through the entry point group `hetrl.exporters`, hetrl's own as well as others'.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from hetrl import plugins
+from hetrl.device_bridge.base import MAX_OUTPUT_ERROR
+from hetrl.device_bridge.spec import DeviceSpec
+from hetrl.graph import OperatorGraph
+from hetrl.graph.single import Array
+from hetrl.plan import Axis, Plan
+
+if TYPE_CHECKING:
+    from hetrl.export.bundle import Bundle
+    from hetrl.export.weighted import Weighted
+
+GROUP = "hetrl.exporters"
+
+
+class Limit(msgspec.Struct, frozen=True):
+    """Something of a plan that a format has no word for; `field` is the plan's."""
+
+    field: str
+    reason: str
+
+
+class Claims(msgspec.Struct, frozen=True):
+    """What a format says of a plan.
+
+    :param refused: where operators run could not be kept: such a plan is not exported, unless it is lowered.
+    :param left_out: settings, and side-by-side work, that the runtime does without; operators run where they should.
+    """
+
+    refused: tuple[Limit, ...] = ()
+    left_out: tuple[Limit, ...] = ()
+
+
+@dataclass(frozen=True)
+class Carries:
+    """What plans of a format may hold; `claims` and lowering both go by it.
+
+    :param axes: along which segments may be shared.
+    :param units: processors by their unit without a number; None for all.
+    :param engines: None for all.
+    :param precisions: None for all.
+    :param one_processor: the whole model is on one, but for what falls back.
+    :param shares_together: the parts of a segment work at the same time; otherwise one after the other.
+    """
+
+    axes: frozenset[Axis] = frozenset({Axis.NONE})
+    units: frozenset[str] | None = None
+    engines: frozenset[str] | None = None
+    precisions: frozenset[str] | None = None
+    one_processor: bool = False
+    shares_together: bool = False
+    overlap: bool = False
+    caps: bool = False
+    process_cap: bool = False
+    queue_window: bool = False
+    kernel_slice: bool = False
+    memory: bool = False
+    compression: bool = True
+
+    def takes(self, processor: str) -> str | None:
+        """Why a processor (`unit/engine/precision`) is none of the format's, None if it is."""
+        unit, engine, precision = processor.split("/")
+        if self.units is not None and unit_kind(unit) not in self.units:
+            return f"there is no {unit_kind(unit)} in this format"
+        if self.engines is not None and engine not in self.engines:
+            return f"it runs operators in {' or '.join(sorted(self.engines))}, not in {engine}"
+        if self.precisions is not None and precision not in self.precisions:
+            return f"it does not calculate in {precision}"
+        return None
+
+
+@dataclass(frozen=True)
+class Order:
+    """A plan to be written.
+
+    :param graph: of the model that runs: what the plan's compression makes of the original.
+    :param spec: of the plan's device; None where it is not known.
+    :param weighted: the model with its weights, None for formats that need none.
+    :param options: of the format, by name.
+    """
+
+    plan: Plan
+    graph: OperatorGraph
+    spec: DeviceSpec | None
+    weighted: Weighted | None = None
+    options: frozenset[str] = frozenset()
+
+    @cached_property
+    def model(self) -> Weighted:
+        assert self.weighted is not None, "a format that needs weights says so"
+        return self.weighted
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One line of `hetrl validate`; `ok` is None where nothing could be said, and `detail` why."""
+
+    name: str
+    ok: bool | None
+    detail: str
+
+
+class Moved(msgspec.Struct, frozen=True):
+    """Operators of a segment that did not run where the plan has them."""
+
+    segment: int
+    processor: str
+    ran_on: str
+    operators: int
+    reason: str
+
+
+class Tried(msgspec.Struct, frozen=True, kw_only=True):
+    """A bundle as its runtime ran it.
+
+    :param outputs: by name, for the bundle's own inputs.
+    :param latency_ms: samples.
+    :param parts: independent pieces that the runtime says there are, None where it does not say.
+    """
+
+    outputs: dict[str, Array]
+    latency_ms: tuple[float, ...]
+    placement: Check
+    moved: tuple[Moved, ...] = ()
+
+
+class Exporter(ABC):
+    """One format.
+
+    :cvar summary: a line for `hetrl export --list`.
+    :cvar options: names of its own options that it knows.
+    :cvar packages: software whose version a bundle names, distribution by name.
+    """
+
+    name: str
+    summary: str
+    carries: Carries
+    needs_weights = True
+    options: frozenset[str] = frozenset()
+    packages: Mapping[str, str] = {}
+
+    def claims(self, plan: Plan, graph: OperatorGraph) -> Claims:
+        """What of the plan it can and cannot carry."""
+        from hetrl.export.claims import general_claims
+
+        return general_claims(self.carries, plan)
+
+    @abstractmethod
+    def write(self, order: Order, folder: Path) -> None:
+        """Write the format's files into `folder`, the same bytes for the same order."""
+
+    @abstractmethod
+    def readme(self, order: Order) -> str:
+        """How an app loads it, in about five lines of Markdown."""
+
+    def tolerance(self, plan: Plan) -> float:
+        """How far outputs may be off from the model's, run whole: largest difference over largest value."""
+        return MAX_OUTPUT_ERROR
+
+    def notes(self, order: Order) -> tuple[str, ...]:
+        """What a user should know of this bundle, a sentence each."""
+        return ()
+
+    def load_and_run(self, bundle: Bundle, inputs: Mapping[str, Array], repeats: int) -> Tried:
+        """Run the bundle in its real runtime.
+
+        :raises Refused: the runtime does not take it.
+        :raises MissingExtra: the runtime is not installed.
+        """
+        raise NotImplementedError
+
+    def text_checks(self, bundle: Bundle) -> Iterator[Check]:
+        """Checks of a format that runs nothing by itself."""
+        return iter(())
+
+    @property
+    def runs(self) -> bool:
+        """Whether its bundles run here."""
+        return type(self).load_and_run is not Exporter.load_and_run
+
+
+def unit_kind(unit: str) -> str:
+    """`cpu0` and `cpu1` are both CPUs."""
+    return unit.rstrip("0123456789")
+
+
+def find_exporter(name: str) -> Exporter:
+    """The format of that name.
+
+    :raises UnknownName: there is none.
+    """
+    found: Exporter = plugins.load(GROUP, name, "format", "hetrl export --list")
+    return found
+
+
+def exporters() -> tuple[Exporter, ...]:
+    """All of them, by name."""
+    return tuple(found for _, found in sorted(plugins.load_all(GROUP).items()))

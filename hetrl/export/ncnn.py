@@ -1,0 +1,248 @@
+"""ncnn: one net, whose layers each say whether they stay on the CPU. It runs its layers one after the other.
+
+Layers keep the model's tensor names: hetrl writes ncnn's files itself (`hetrl.partition.ncnn`), as for its own
+measurements.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+import onnx
+
+from hetrl.device_bridge.runner.engines.ncnn import blob_name
+from hetrl.errors import PlanError
+from hetrl.export.base import Carries, Check, Claims, Exporter, Limit, Moved, Order, Tried, unit_kind
+from hetrl.export.bundle import Bundle, Refused
+from hetrl.export.places import cores_of
+from hetrl.export.whole import Place, WholeModel, whole_model
+from hetrl.graph import OperatorGraph
+from hetrl.graph.single import Array
+from hetrl.partition import require_engines
+from hetrl.partition.ncnn import to_layers
+from hetrl.partition.ncnn_layer import NO_VULKAN, Layer, Unconvertible, param_text
+from hetrl.partition.ncnn_plan import NO_FP16
+from hetrl.plan import Axis, Plan
+
+SIDECAR = "ncnn.json"
+PARAM, WEIGHTS = "model.param", "model.bin"
+BIG_CORES, ALL_CORES = 2, 0  # ncnn::set_cpu_powersave
+PHONE_THREADS = 4  # as ncnn's own benchmark has it on phones with four big cores
+TOLERANCES = {"fp32": 1e-3, "fp16": 1e-2}
+
+
+class BlobEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A tensor of the model and its blob; `shape` without the batch of 1."""
+
+    tensor: str
+    blob: str
+    shape: tuple[int, ...]
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What an app sets before it loads the net.
+
+    :param powersave: 0 all cores, 2 the big ones.
+    :param layers: how many there are on each processor.
+    """
+
+    schema: Literal["hetrl.ncnn/1"] = "hetrl.ncnn/1"
+    threads: int
+    powersave: int
+    use_vulkan: bool
+    use_fp16: bool
+    inputs: tuple[BlobEntry, ...]
+    outputs: tuple[BlobEntry, ...]
+    layers: dict[str, int]
+
+
+class Ncnn(Exporter):
+    """See the module."""
+
+    name = "ncnn"
+    summary = "one ncnn net (.param and .bin) with a feature mask for every layer"
+    packages = {"ncnn": "ncnn", "onnx": "onnx"}
+    carries = Carries(
+        axes=frozenset({Axis.NONE, Axis.HEIGHT, Axis.OUTPUT_CHANNELS}),
+        units=frozenset({"cpu", "gpu"}),
+        precisions=frozenset(TOLERANCES),
+    )
+
+    def claims(self, plan: Plan, graph: OperatorGraph) -> Claims:
+        found = super().claims(plan, graph)
+        devices = [p for p in plan.processors if unit_kind(p.split("/")[0]) == "gpu"]
+        if len(devices) > 1:
+            limit = Limit("segments", f"one net has one Vulkan device, and the plan uses {' and '.join(devices)}")
+            return Claims((*found.refused, limit), found.left_out)
+        return found
+
+    def write(self, order: Order, folder: Path) -> None:
+        whole = whole_model(order.model.partitioner, order.plan)
+        layers = _layers(whole, order.graph)
+        masks = [_mask(_place(layer, whole)) for layer in layers]
+        (folder / PARAM).write_text(param_text(layers, masks), encoding="utf-8")
+        with (folder / WEIGHTS).open("wb") as file:
+            for layer in layers:
+                if layer.weights:
+                    file.write(layer.encode_weights())
+        settings = _settings(order, layers, whole)
+        (folder / SIDECAR).write_bytes(msgspec.json.format(msgspec.json.encode(settings), indent=1) + b"\n")
+
+    def readme(self, order: Order) -> str:
+        read, made = (blob_name(names[0]) for names in (order.graph.inputs, order.graph.outputs))
+        return (
+            "`ncnn.json` says which options to set before loading. In C++:\n\n"
+            "    ncnn::set_cpu_powersave(2); ncnn::Net net; net.opt.use_vulkan_compute = true;\n"
+            f'    net.load_param("{PARAM}"); net.load_model("{WEIGHTS}");\n'
+            "    ncnn::Extractor run = net.create_extractor();\n"
+            f'    run.input("{read}", in); run.extract("{made}", out);\n'
+        )
+
+    def tolerance(self, plan: Plan) -> float:
+        return max(TOLERANCES[name.split("/")[2]] for name in plan.processors)
+
+    def notes(self, order: Order) -> tuple[str, ...]:
+        cpus = [p for p in order.plan.processors if unit_kind(p.split("/")[0]) == "cpu"]
+        return (f"{' and '.join(cpus)} are one CPU to a net",) if len(cpus) > 1 else ()
+
+    def load_and_run(self, bundle: Bundle, inputs: Mapping[str, Array], repeats: int) -> Tried:
+        require_engines(["ncnn"])
+        import ncnn
+
+        settings = read_settings(bundle)
+        has_vulkan = ncnn.get_gpu_count() > 0
+        try:
+            net = _open(bundle.folder, settings, has_vulkan)
+            outputs = _run(net, settings, inputs)
+            samples = []
+            for _ in range(repeats):
+                begin = time.perf_counter()
+                _run(net, settings, inputs)
+                samples.append((time.perf_counter() - begin) * 1e3)
+            check, moved = _placement(net, settings, bundle, has_vulkan)
+        except Exception as error:
+            raise Refused(f"ncnn does not take the bundle: {' '.join(str(error).split())[:200]}") from error
+        return Tried(outputs=outputs, latency_ms=tuple(samples), placement=check, moved=moved)
+
+
+def read_settings(bundle: Bundle) -> Settings:
+    """:raises Refused: the sidecar is malformed, or files are missing."""
+    try:
+        found = msgspec.json.decode((bundle.folder / SIDECAR).read_bytes(), type=Settings)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise Refused(f"{SIDECAR} cannot be read: {error}", "export the plan again") from None
+    if not {PARAM, WEIGHTS} <= {file.path for file in bundle.manifest.files}:
+        raise Refused(f"the bundle has no {PARAM} with its {WEIGHTS}", "export the plan again")
+    return found
+
+
+def _layers(whole: WholeModel, graph: OperatorGraph) -> list[Layer]:
+    """:raises PlanError: ncnn has no layer for an operator."""
+    model = onnx.ModelProto()
+    model.CopyFrom(whole.model)
+    try:
+        return to_layers(model, whole.weights())
+    except Unconvertible as error:
+        raise PlanError(
+            "segments", f"ncnn cannot run {error.node!r}: {error.reason}", "choose another format"
+        ) from None
+
+
+def _place(layer: Layer, whole: WholeModel) -> Place | None:
+    """That of the last of the operators that a layer does; None for inputs and the like."""
+    known = [whole.places[node] for node in layer.nodes if node in whole.places]
+    return known[-1] if known else None
+
+
+def _mask(place: Place | None) -> int:
+    if place is None:
+        return 0
+    unit, _, precision = place.processor.split("/")
+    return (0 if unit_kind(unit) == "gpu" else NO_VULKAN) | (NO_FP16 if precision == "fp32" else 0)
+
+
+def _settings(order: Order, layers: Sequence[Layer], whole: WholeModel) -> Settings:
+    processors = order.plan.processors
+    counts: dict[str, int] = {}
+    for layer in layers:
+        place = _place(layer, whole)
+        if place is not None:
+            counts[place.processor] = counts.get(place.processor, 0) + 1
+    cores = {core for name in processors for core in cores_of(order.spec, name)}
+    return Settings(
+        threads=len(cores) or PHONE_THREADS,
+        powersave=ALL_CORES if cores else BIG_CORES,
+        use_vulkan=any(unit_kind(name.split("/")[0]) == "gpu" for name in processors),
+        use_fp16=any(name.endswith("/fp16") for name in processors),
+        inputs=tuple(_blob(order.graph, name) for name in order.graph.inputs),
+        outputs=tuple(_blob(order.graph, name) for name in order.graph.outputs),
+        layers=dict(sorted(counts.items())),
+    )
+
+
+def _blob(graph: OperatorGraph, name: str) -> BlobEntry:
+    return BlobEntry(name, blob_name(name), graph.tensor_by_name[name].shape[1:])
+
+
+def _open(folder: Path, settings: Settings, has_vulkan: bool) -> Any:
+    import ncnn
+
+    net = ncnn.Net()
+    net.opt.num_threads = settings.threads
+    net.opt.use_vulkan_compute = settings.use_vulkan and has_vulkan
+    net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = settings.use_fp16
+    if net.load_param(str(folder / PARAM)) != 0 or net.load_model(str(folder / WEIGHTS)) != 0:
+        raise RuntimeError("the net cannot be read")
+    return net
+
+
+def _run(net: Any, settings: Settings, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    import ncnn
+
+    extractor = net.create_extractor()
+    for entry in settings.inputs:
+        sample = np.ascontiguousarray(inputs[entry.tensor][0])
+        if extractor.input(entry.blob, ncnn.Mat(sample).clone()) != 0:
+            raise RuntimeError(f"the net has no input {entry.blob!r}")
+    outputs = {}
+    for entry in settings.outputs:
+        status, blob = extractor.extract(entry.blob)
+        if status != 0:
+            raise RuntimeError(f"the net failed at {entry.blob!r} with status {status}")
+        outputs[entry.tensor] = np.array(blob.numpy()).reshape(1, *entry.shape)
+    return outputs
+
+
+_MASK = re.compile(r" 31=(\d+)$")
+
+
+def _placement(net: Any, settings: Settings, bundle: Bundle, has_vulkan: bool) -> tuple[Check, tuple[Moved, ...]]:
+    """What the loaded layers say: those that are for Vulkan and have no Vulkan code run on the CPU."""
+    lines = (bundle.folder / PARAM).read_text(encoding="utf-8").splitlines()[2:]
+    masks = {words[1]: _MASK.search(line) for line in lines if (words := line.split())}
+    stays = {name: bool(int(found[1]) & NO_VULKAN) if found else False for name, found in masks.items()}
+    layers = net.layers()
+    if len(layers) != len(lines):
+        return Check("placement", False, f"ncnn made {len(layers)} layers of {len(lines)}"), ()
+    kept = sum(stays.values())
+    wanted = sum(count for name, count in settings.layers.items() if unit_kind(name.split("/")[0]) == "cpu")
+    check = Check("placement", kept == wanted, f"{kept} of {len(layers)} layers stay on the CPU, the plan has {wanted}")
+    if not settings.use_vulkan:
+        return check, ()
+    gpu = next(name for name in settings.layers if unit_kind(name.split("/")[0]) == "gpu")
+    mine = [layer for layer in layers if not stays.get(str(layer.name), False) and layer.type not in ("Input", "Split")]
+    if not has_vulkan:
+        return check, (Moved(-1, gpu, "CPU", len(mine), "ncnn sees no Vulkan device here"),)
+    refused = [layer for layer in mine if not layer.support_vulkan]
+    types = ", ".join(sorted({str(layer.type) for layer in refused}))
+    moved = (Moved(-1, gpu, "CPU", len(refused), f"ncnn has no Vulkan code for {types}"),) if refused else ()
+    return check, moved
+
+
+EXPORTER = Ncnn()

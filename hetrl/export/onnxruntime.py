@@ -1,0 +1,288 @@
+"""ONNX Runtime: one model and one session for each part of each segment, and a file that says who waits for whom."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import onnx
+from msgspec.structs import replace as struct_replace
+
+from hetrl.device_bridge.runner.job import Job, Port
+from hetrl.export.base import Carries, Check, Exporter, Moved, Order, Tried, unit_kind
+from hetrl.export.bundle import Bundle, Refused
+from hetrl.export.places import copy_weights, cores_of, share_of
+from hetrl.graph.single import Array
+from hetrl.partition import require_engines
+from hetrl.partition.partitioner import Target
+from hetrl.plan import Axis, Plan
+
+SESSIONS = "sessions.json"
+CPU = "CPUExecutionProvider"
+# Providers by what they drive, the more general first; https://onnxruntime.ai/docs/execution-providers/.
+PROVIDERS: Mapping[str, tuple[str, ...]] = {
+    "cpu": (),
+    "gpu": ("WebGpuExecutionProvider", "CUDAExecutionProvider", "DmlExecutionProvider"),
+    "dsp": ("QNNExecutionProvider", "NnapiExecutionProvider"),
+    "npu": ("QNNExecutionProvider", "NnapiExecutionProvider", "CoreMLExecutionProvider"),
+}
+
+
+class PortEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An input or output of a session, and which part of which tensor it is (all of it without an axis)."""
+
+    name: str
+    tensor: str
+    axis: int | None
+    start: int
+    stop: int
+
+
+class SessionEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One session.
+
+    :param providers: by preference; those that are not there are left out.
+    :param threads: 0 lets the runtime choose.
+    :param cores: that its threads may use, where the plan's device is this computer; empty for any.
+    :param after: numbers of the sessions that must have ended before.
+    :param duty: share of the time that it may work; it idles after each run.
+    """
+
+    model: str
+    processor: str
+    segment: int
+    share_pct: int
+    providers: tuple[str, ...]
+    threads: int
+    cores: tuple[int, ...]
+    reads: tuple[PortEntry, ...]
+    writes: tuple[PortEntry, ...]
+    after: tuple[int, ...]
+    duty: float
+
+
+class TensorEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A tensor that several sessions write parts of."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+class Sessions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the loader reads."""
+
+    schema: Literal["hetrl.sessions/1"] = "hetrl.sessions/1"
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    tensors: tuple[TensorEntry, ...]
+    sessions: tuple[SessionEntry, ...]
+
+
+class OnnxRuntime(Exporter):
+    """Cut submodels with one session each: placement per session is what every version of the runtime keeps."""
+
+    name = "onnxruntime"
+    summary = "cut ONNX models, one session a segment with its own providers and threads"
+    packages = {"onnx": "onnx", "onnxruntime": "onnxruntime"}
+    carries = Carries(
+        axes=frozenset({Axis.NONE, Axis.HEIGHT, Axis.OUTPUT_CHANNELS}),
+        units=frozenset(PROVIDERS),
+        precisions=frozenset({"fp32", "fp16", "bf16"}),
+        shares_together=True,
+        overlap=True,
+        caps=True,
+    )
+
+    def write(self, order: Order, folder: Path) -> None:
+        job, names = _job(order)
+        store = order.model.store
+        entries = []
+        for number, piece in enumerate(job.pieces):
+            path, processor = f"session-{number:04d}.onnx", names[piece.processor]
+            model = onnx.load(store.path(piece.files[0]), load_external_data=False)
+            share_pct = share_of(order.plan, piece.segment, processor)
+            _note_places(model, processor, share_pct, piece.segment)
+            (folder / path).write_bytes(model.SerializeToString(deterministic=True))
+            copy_weights(store, piece.files[1:], folder)
+            entries.append(
+                SessionEntry(
+                    model=path,
+                    processor=processor,
+                    segment=piece.segment,
+                    share_pct=share_pct,
+                    providers=(*_providers(processor), CPU),
+                    threads=len(cores_of(order.spec, processor)),
+                    cores=cores_of(order.spec, processor),
+                    reads=tuple(map(_entry, piece.reads)),
+                    writes=tuple(map(_entry, piece.writes)),
+                    after=piece.after,
+                    duty=piece.duty,
+                )
+            )
+        shared = {port.tensor for piece in job.pieces for port in piece.writes if port.axis is not None}
+        sessions = Sessions(
+            inputs=job.inputs,
+            outputs=job.outputs,
+            tensors=tuple(TensorEntry(t.name, t.shape, t.dtype) for t in job.tensors if t.name in shared),
+            sessions=tuple(entries),
+        )
+        (folder / SESSIONS).write_bytes(msgspec.json.format(msgspec.json.encode(sessions), indent=1) + b"\n")
+
+    def readme(self, order: Order) -> str:
+        return (
+            "`hetrl run --print-loader > onnxruntime_bundle.py` writes the loader, a page of Python. Then\n\n"
+            "    from onnxruntime_bundle import OnnxRuntimeBundle\n"
+            "    bundle = OnnxRuntimeBundle('this folder')\n"
+            f"    outputs = bundle.run({{{', '.join(f'{name!r}: array' for name in order.graph.inputs)}}})\n\n"
+            "In another language: load each model of `sessions.json` with the first of its providers that is there,\n"
+            "and run them in order, side by side where `after` allows it.\n"
+        )
+
+    def notes(self, order: Order) -> tuple[str, ...]:
+        found = []
+        low = sorted({p.split("/")[2] for p in order.plan.processors} - {"fp32"})
+        if low:
+            found.append(f"{' and '.join(low)} is for the provider to calculate in; its CPU provider takes float32")
+        return tuple(found)
+
+    def load_and_run(self, bundle: Bundle, inputs: Mapping[str, Array], repeats: int) -> Tried:
+        require_engines(["onnxruntime"])
+        import onnxruntime as ort
+
+        from hetrl.export.loaders.onnxruntime_bundle import OnnxRuntimeBundle
+
+        sessions = read_sessions(bundle)
+
+        def options(entry: dict[str, Any]) -> Any:
+            found = ort.SessionOptions()
+            found.log_severity_level = 4
+            found.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+            return found
+
+        try:
+            loaded = OnnxRuntimeBundle(bundle.folder, options)
+            outputs = loaded.run(inputs)
+            samples = []
+            for _ in range(repeats):
+                begin = time.perf_counter()
+                loaded.run(inputs)
+                samples.append((time.perf_counter() - begin) * 1e3)
+        except Exception as error:  # the runtime has many kinds of its own
+            raise Refused(f"ONNX Runtime does not take the bundle: {' '.join(str(error).split())[:200]}") from error
+        ran = [_ran_on(session) for session in loaded.sessions]
+        here = frozenset(ort.get_available_providers())
+        return Tried(
+            outputs=outputs,
+            latency_ms=tuple(samples),
+            placement=_placement(sessions, ran),
+            moved=_moved(sessions, ran, here),
+        )
+
+
+def read_sessions(bundle: Bundle) -> Sessions:
+    """:raises Refused: it is malformed, or names what is not in the bundle."""
+    path = bundle.folder / SESSIONS
+    files = {file.path for file in bundle.manifest.files}
+    try:
+        sessions = msgspec.json.decode(path.read_bytes(), type=Sessions)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise Refused(f"{SESSIONS} cannot be read: {error}", "export the plan again") from None
+    for number, entry in enumerate(sessions.sessions):
+        if entry.model not in files:
+            raise Refused(f"{SESSIONS} names {entry.model!r}, which is not in the bundle")
+        if any(not 0 <= other < number for other in entry.after) or not 0 < entry.duty <= 1:
+            raise Refused(f"{SESSIONS}: session {number} waits for a later one, or has a duty out of range")
+        check_weights(bundle.folder / entry.model, files)
+    return sessions
+
+
+def check_weights(path: Path, files: set[str]) -> None:
+    """:raises Refused: a model's weights are outside of the bundle."""
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except Exception as error:  # protobuf has many kinds of its own
+        raise Refused(f"{path.name} is no ONNX model: {error}") from None
+    for tensor in model.graph.initializer:
+        places = [entry.value for entry in tensor.external_data if entry.key == "location"]
+        if tensor.data_location == onnx.TensorProto.EXTERNAL and not set(places) <= files:
+            raise Refused(f"{path.name} takes weights from {places}, which are not in the bundle")
+
+
+def _job(order: Order) -> tuple[Job, dict[str, str]]:
+    """The plan's job with every processor in ONNX Runtime, and what its names stand for."""
+    names = {f"p{number}/onnxruntime/fp32": name for number, name in enumerate(order.plan.processors)}
+    new = {name: alias for alias, name in names.items()}
+    segments = tuple(
+        struct_replace(s, parts=tuple(struct_replace(p, processor=new[p.processor]) for p in s.parts))
+        for s in order.plan.segments
+    )
+    caps = tuple(struct_replace(cap, processor=new[cap.processor]) for cap in order.plan.caps if cap.processor in new)
+    plan: Plan = struct_replace(order.plan, engines=("onnxruntime",), segments=segments, caps=caps)
+    # Processors of which nothing is known share nothing: their work may overlap.
+    targets = {
+        alias: Target(cores_of(order.spec, name) or (-1 - number,))
+        for number, (alias, name) in enumerate(names.items())
+    }
+    return order.model.partitioner.job(plan, targets), names
+
+
+def _providers(processor: str) -> tuple[str, ...]:
+    unit, engine, _ = processor.split("/")
+    if engine == "openvino":
+        return ("OpenVINOExecutionProvider",)
+    return PROVIDERS[unit_kind(unit)]
+
+
+def _entry(port: Port) -> PortEntry:
+    return PortEntry(port.name, port.tensor, port.axis, port.start, port.stop)
+
+
+def _note_places(model: onnx.ModelProto, processor: str, share_pct: int, segment: int) -> None:
+    from hetrl.export.whole import Place, annotate
+
+    for node in model.graph.node:
+        node.name = node.output[0]
+    place = Place(processor, share_pct, segment, "")
+    annotate(model, {node.name: place for node in model.graph.node})
+
+
+def _ran_on(session: Any) -> dict[str, int]:
+    """Operators by the provider that took them, as the runtime says."""
+    found: dict[str, int] = {}
+    for subgraph in session.get_provider_graph_assignment_info():
+        found[subgraph.ep_name] = found.get(subgraph.ep_name, 0) + len(subgraph.get_nodes())
+    return found
+
+
+def _placement(sessions: Sessions, ran: list[dict[str, int]]) -> Check:
+    """Whether each session's operators stayed together, on a provider that the bundle names."""
+    apart = [e.model for e, found in zip(sessions.sessions, ran, strict=True) if not set(found) <= set(e.providers)]
+    operators = sum(sum(found.values()) for found in ran)
+    if apart:
+        return Check("placement", False, f"{', '.join(apart)} ran on providers that the bundle does not name")
+    count = f"{len(ran)} session" + "s" * (len(ran) != 1)
+    return Check("placement", True, f"{operators} operators in {count}, as planned")
+
+
+def _moved(sessions: Sessions, ran: list[dict[str, int]], here: frozenset[str]) -> tuple[Moved, ...]:
+    """What a provider's absence, or its refusal, sent to another one."""
+    found = []
+    for entry, by_provider in zip(sessions.sessions, ran, strict=True):
+        wanted = [name for name in entry.providers if name in here]
+        for provider, operators in by_provider.items():
+            if provider == entry.providers[0]:
+                continue
+            reason = (
+                f"{wanted[0]} refused them"
+                if wanted and wanted[0] != provider
+                else f"this ONNX Runtime has no {' or '.join(entry.providers[:-1])}"
+            )
+            found.append(Moved(entry.segment, entry.processor, provider, operators, reason))
+    return tuple(found)
+
+
+EXPORTER = OnnxRuntime()

@@ -1,0 +1,129 @@
+"""A plan as a bundle: what a format makes of it, a sample with its right answer, a README and a sealed manifest."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+import hetrl
+from hetrl.errors import UsageError
+from hetrl.export.base import Exporter, Limit, Order
+from hetrl.export.bundle import MANIFEST, README, Manifest, Tensor, encode_manifest, list_files, versions_of, write_zip
+from hetrl.graph import OperatorGraph
+from hetrl.graph.single import Array
+from hetrl.plan import Expected
+
+INPUT, OUTPUT = "sample-input-{}.npy", "sample-output-{}.npy"
+
+
+@dataclass(frozen=True)
+class Said:
+    """What is known of a plan besides its files.
+
+    :param original_ms: the given plan's expected latency, where it was lowered.
+    """
+
+    expected: Expected | None
+    left_out: tuple[Limit, ...] = ()
+    lowered: tuple[Limit, ...] = ()
+    original_ms: float | None = None
+
+
+def write_bundle(exporter: Exporter, order: Order, said: Said, out: Path) -> Manifest:
+    """Write the bundle to `out`, a folder, or a zip file by its ending; all of it or nothing.
+
+    :raises UsageError: something is there already.
+    """
+    refuse_existing(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as temporary:
+        folder = Path(temporary) / "bundle"
+        folder.mkdir()
+        exporter.write(order, folder)
+        inputs, outputs = _samples(order, folder)
+        notes = exporter.notes(order)
+        (folder / README).write_text(_readme(exporter, order, said, notes), encoding="utf-8")
+        manifest = Manifest(
+            format=exporter.name,
+            hetrl=hetrl.__version__,
+            plan=order.plan,
+            expected=said.expected,
+            left_out=said.left_out,
+            lowered=said.lowered,
+            original_ms=said.original_ms,
+            tolerance=exporter.tolerance(order.plan),
+            inputs=inputs,
+            outputs=outputs,
+            versions=versions_of(exporter.packages),
+            notes=notes,
+            files=list_files(folder),
+        )
+        (folder / MANIFEST).write_bytes(encode_manifest(manifest))
+        if is_archive(out):
+            archive = Path(temporary) / out.name
+            write_zip(folder, archive)
+            os.replace(archive, out)
+        else:
+            if out.exists():
+                out.rmdir()
+            shutil.move(folder, out)
+    return manifest
+
+
+def is_archive(out: Path) -> bool:
+    return out.suffix == ".zip"
+
+
+def refuse_existing(out: Path) -> None:
+    """:raises UsageError: `out` is there already, and no empty folder."""
+    if out.is_symlink() or (out.exists() and (not out.is_dir() or is_archive(out) or any(out.iterdir()))):
+        raise UsageError(f"{out} exists already", "give another --out")
+
+
+def _samples(order: Order, folder: Path) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Inputs and what the whole model makes of them, where the format has weights."""
+    graph, weighted = order.graph, order.weighted
+    if weighted is None:
+        return _tensors(graph, graph.inputs, {}, INPUT, folder), _tensors(graph, graph.outputs, {}, OUTPUT, folder)
+    return (
+        _tensors(graph, graph.inputs, weighted.inputs, INPUT, folder),
+        _tensors(graph, graph.outputs, weighted.outputs, OUTPUT, folder),
+    )
+
+
+def _tensors(
+    graph: OperatorGraph, names: Sequence[str], values: Mapping[str, Array], pattern: str, folder: Path
+) -> tuple[Tensor, ...]:
+    found = []
+    for number, name in enumerate(names):
+        tensor, file = graph.tensor_by_name[name], None
+        if name in values:
+            file = pattern.format(number)
+            with (folder / file).open("wb") as stream:
+                np.lib.format.write_array(stream, np.ascontiguousarray(values[name]), (1, 0), allow_pickle=False)
+        found.append(Tensor(name, tensor.shape, tensor.dtype, file))
+    return tuple(found)
+
+
+def _readme(exporter: Exporter, order: Order, said: Said, notes: Sequence[str]) -> str:
+    plan = order.plan
+    lines = [f"# {plan.model.name} for {exporter.name}", ""]
+    lines += [f"A plan of hetrl {hetrl.__version__} for {plan.device}, on {', '.join(plan.processors)}.", ""]
+    lines += [exporter.readme(order).rstrip(), ""]
+    expected = said.expected
+    if expected is not None:
+        lines.append(
+            f"Expected on {plan.device} in {' and '.join(plan.engines)} ({expected.condition}): "
+            f"{expected.latency_ms:.4g} ms, {expected.evidence.value}."
+        )
+    lines += [f"- Left out: {limit.field}: {limit.reason}." for limit in said.left_out]
+    lines += [f"- Lowered from another plan: {limit.field}: {limit.reason}." for limit in said.lowered]
+    lines += [f"- {note}." for note in notes]
+    lines += ["", "`hetrl validate` on this folder checks files, outputs and placement.", ""]
+    return "\n".join(lines)

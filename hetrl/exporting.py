@@ -1,0 +1,231 @@
+"""`hetrl export` from what a user names: the plan's model, its weights, its device, and a format."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+from msgspec import UNSET
+from msgspec.structs import replace
+
+from hetrl.accuracy import PREDICTED_DROPS
+from hetrl.cache import cache_folder
+from hetrl.compress.planned import compressed_graph
+from hetrl.compression import NO_COMPRESSION
+from hetrl.device_bridge.blobs import BlobStore
+from hetrl.device_bridge.host.opening import HOST, host_spec
+from hetrl.device_bridge.spec import DeviceSpec, builtin_names, load_spec
+from hetrl.errors import Infeasible, ModelError, UsageError
+from hetrl.export.base import Claims, Exporter, Limit, Order, find_exporter
+from hetrl.export.claims import carried
+from hetrl.export.expected import condition_of, in_sequence, predicted, promise
+from hetrl.export.lowering import lowered
+from hetrl.export.weighted import ReplacedWeights, Weighted
+from hetrl.export.whole import whole_model
+from hetrl.export.writing import Said, refuse_existing, write_bundle
+from hetrl.graph import OperatorGraph
+from hetrl.plan import Expected, Plan, load_plan
+from hetrl.plan_check import check_plan
+from hetrl.zoo import names as zoo_names
+from hetrl.zoo.resolve import resolve_model
+from hetrl.zoo.source import FileSource, ModelSource, open_source
+
+InputShapes = Mapping[str, tuple[int, ...]]
+_FEW = 3  # limits that fit into an error's line
+
+
+class Exported(msgspec.Struct, frozen=True, kw_only=True):
+    """What `hetrl export` wrote.
+
+    :param lowered: why the given plan was replaced, empty where it was not; `original_ms` is what that one was
+        expected to take, `expected` is of the plan that was written.
+    """
+
+    out: str
+    format: str
+    files: tuple[str, ...]
+    bytes: int
+    expected: Expected | None
+    left_out: tuple[Limit, ...]
+    lowered: tuple[Limit, ...]
+    original_ms: float | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a user names besides plan and format.
+
+    :param model: the plan's model; None where the plan names a built-in one.
+    :param weights: a file of weights for it, `seeded_weights` the seed to draw them from.
+    :param device: file of the plan's device, where its name does not say where that is.
+    """
+
+    model: str | Path | None = None
+    weights: Path | None = None
+    seeded_weights: int | None = None
+    device: str | None = None
+    input_shapes: InputShapes | None = None
+    compressed: Path | None = None
+    lower: bool = False
+    options: frozenset[str] = frozenset()
+
+
+def export(plan_file: Path, format_name: str, out: Path, asked: Asked) -> Exported:
+    """Write a plan as a bundle of a format.
+
+    :raises Infeasible: the format cannot carry the plan, and it was not to be lowered.
+    :raises HetrlError: a mistake in one of the arguments.
+    """
+    exporter = find_exporter(format_name)
+    refuse_existing(out)
+    plan = load_plan(plan_file)
+    graph = model_of(plan, asked.model, asked.input_shapes)
+    check_plan(plan, graph)
+    smaller = compressed_graph(graph, plan.compression) if plan.compression.changes else graph
+    spec = _spec(plan, asked.device)
+    weighted = None
+    if exporter.needs_weights:
+        source = _source(plan, plan_file, graph, asked)
+        weighted = _weighted(source, plan, graph, smaller)
+    given = Order(plan, smaller, spec, weighted, asked.options)
+    claims = exporter.claims(plan, smaller)
+    order, said = _settled(exporter, given, graph, claims, asked.lower)
+    manifest = write_bundle(exporter, order, said, out)
+    return Exported(
+        out=str(out),
+        format=exporter.name,
+        files=tuple(file.path for file in manifest.files),
+        bytes=sum(file.bytes for file in manifest.files),
+        expected=said.expected,
+        left_out=said.left_out,
+        lowered=said.lowered,
+        original_ms=said.original_ms,
+        notes=manifest.notes,
+    )
+
+
+def model_of(plan: Plan, model: str | Path | None, input_shapes: InputShapes | None) -> OperatorGraph:
+    """The plan's model: the named one, or the built-in one that the plan names.
+
+    :raises UsageError: it is no built-in one.
+    """
+    shapes = dict(input_shapes) if input_shapes else None
+    if model is not None:
+        return resolve_model(model, shapes)
+    if plan.model.name in zoo_names():
+        return resolve_model(plan.model.name, shapes)
+    raise UsageError(f"the plan is for {plan.model.name!r}, which is no built-in model", "name its file with --model")
+
+
+def _settled(exporter: Exporter, given: Order, graph: OperatorGraph, claims: Claims, lower: bool) -> tuple[Order, Said]:
+    """The plan that is written, and what is said of it."""
+    plan, condition = given.plan, condition_of(given.plan)
+    limits = (*claims.refused, *claims.left_out)
+    if claims.refused and not lower:
+        raise Infeasible(
+            f"{exporter.name} cannot carry the plan: {_in_words(claims.refused)}",
+            "--lower exports the best plan that it can carry",
+        )
+    if not (lower and limits):
+        return given, Said(_expected(exporter, given, graph, claims), claims.left_out)
+    if given.spec is None:
+        raise UsageError(f"{plan.device!r} is not known here, so nothing can be lowered", "name its file with --device")
+    before = plan.expected.latency_ms if plan.expected else predicted(plan, graph, given.spec, condition).latency_ms
+    other = lowered(plan, given.graph, given.spec, exporter.carries, condition)
+    order = Order(other, given.graph, given.spec, given.weighted, given.options)
+    again = exporter.claims(other, given.graph)
+    if again.refused:
+        raise Infeasible(f"{exporter.name} carries no plan of this model: {_in_words(again.refused)}")
+    expected = _expected(exporter, order, graph, again)
+    return order, Said(expected, again.left_out, limits, before)
+
+
+def _expected(exporter: Exporter, order: Order, graph: OperatorGraph, claims: Claims) -> Expected | None:
+    """What the device's planner says of what is carried; the maker's own word where nothing is left out."""
+    plan, condition = order.plan, condition_of(order.plan)
+    if plan.expected is not None and not claims.left_out:
+        return plan.expected
+    if order.spec is None or plan.stretched:
+        return None
+    there = carried(exporter.carries, plan)
+    if plan.splits and not exporter.carries.shares_together and claims.left_out:
+        if order.weighted is None:
+            return None
+        sequence, whole = in_sequence(there, whole_model(order.weighted.partitioner, plan), order.spec)
+        measured = predicted(replace(sequence, compression=NO_COMPRESSION), whole, order.spec, condition)
+    else:
+        measured = predicted(there, graph, order.spec, condition)
+    known = plan.expected.accuracy_drop_pct if plan.expected is not None else PREDICTED_DROPS.of_plan(plan)
+    return promise(measured, plan, condition, known)
+
+
+def _spec(plan: Plan, device: str | None) -> DeviceSpec | None:
+    """The plan's device: a built-in one, a file, or this computer; None for others.
+
+    :raises UsageError: the file is another device's.
+    """
+    if device is None and plan.device in builtin_names():
+        return load_spec(plan.device)
+    if plan.device == HOST and device in (None, HOST):
+        return host_spec()
+    if device is None:
+        return None
+    spec = load_spec(device)
+    if spec.id != plan.device:
+        raise UsageError(f"the plan is for {plan.device!r}, {device!r} is {spec.id!r}", "name the plan's own device")
+    return spec
+
+
+def _source(plan: Plan, plan_file: Path, graph: OperatorGraph, asked: Asked) -> ModelSource:
+    """The original's weights, or the compressed model's own where the plan was measured with those.
+
+    :raises ModelError: there are none; it names both options that give some.
+    """
+    if asked.weights is not None and asked.seeded_weights is not None:
+        raise UsageError("weights are either given or drawn", "give one of --weights and --seeded-weights")
+    artefact = plan.compression.artefact_sha256
+    if artefact is not UNSET:
+        return _artefact(artefact, asked.compressed or plan_file.parent / "model.onnx", asked.compressed is not None)
+    name = asked.model if asked.model is not None else plan.model.name
+    shapes = dict(asked.input_shapes) if asked.input_shapes else None
+    if asked.weights is not None:
+        bare, _ = open_source(name, 0, shapes)
+        return ReplacedWeights(bare.model, graph.name, asked.weights)
+    try:
+        source, _ = open_source(name, asked.seeded_weights, shapes)
+        for tensor in source.model.graph.initializer:
+            source.weights(tensor)
+    except ModelError as error:
+        raise ModelError(
+            f"{name} has no weights, and a bundle holds some",
+            "give them with --weights FILE, or draw random ones with --seeded-weights SEED",
+        ) from error
+    return source
+
+
+def _artefact(sha256: str, file: Path, named: bool) -> ModelSource:
+    """:raises ModelError: the compressed model's file is not there, or another one."""
+    hint = "it is the run's model.onnx; name it with --compressed FILE"
+    if not file.is_file():
+        raise ModelError(f"the plan was measured with a compressed model, and {file} is not there", hint)
+    with file.open("rb") as stream:
+        if hashlib.file_digest(stream, "sha256").hexdigest() != sha256:
+            raise ModelError(f"{file} is not the compressed model that the plan was measured with", hint)
+    return FileSource(file)
+
+
+def _weighted(source: ModelSource, plan: Plan, graph: OperatorGraph, smaller: OperatorGraph) -> Weighted:
+    store = BlobStore(cache_folder() / "blobs")
+    if plan.compression.artefact_sha256 is not UNSET:
+        return Weighted(source, smaller, plan.compression.shapes, store)
+    return Weighted.of(source, graph, smaller, plan.compression.shapes, store)
+
+
+def _in_words(limits: tuple[Limit, ...]) -> str:
+    shown = [f"{limit.field}: {limit.reason}" for limit in limits[:_FEW]]
+    more = len(limits) - len(shown)
+    return "; ".join(shown) + (f"; and {more} more" if more else "")

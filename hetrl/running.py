@@ -1,0 +1,102 @@
+"""`hetrl run`: a bundle in its real runtime."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from statistics import median
+
+import msgspec
+import numpy as np
+
+from hetrl.device_bridge.runner.significance import median_interval
+from hetrl.errors import UnknownName, UsageError
+from hetrl.export.base import Moved, find_exporter
+from hetrl.export.bundle import Bundle, open_bundle
+from hetrl.export.samples import samples
+from hetrl.graph.single import Array
+from hetrl.plan import Evidence
+
+CONFIDENCE = 0.9
+_LOADERS = "hetrl.export.loaders"
+
+
+class Output(msgspec.Struct, frozen=True):
+    """One output; `largest_at` is the flat index of its largest value: a classifier's class."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    largest_at: int
+
+
+class Ran(msgspec.Struct, frozen=True, kw_only=True):
+    """What `hetrl run` did."""
+
+    format: str
+    latency_ms: float
+    latency_interval_ms: tuple[float, float] | None
+    evidence: Evidence
+    outputs: tuple[Output, ...]
+    moved: tuple[Moved, ...]
+    out: str | None
+
+
+def run_bundle(path: Path, data: Path | None, out: Path | None, repeats: int) -> Ran:
+    """Run a bundle on its own sample, or on the arrays of an npz file.
+
+    :raises Refused: the bundle is not what its manifest says, or its runtime does not take it.
+    :raises UsageError: arrays are missing, or have another shape; a format that runs nothing.
+    """
+    with open_bundle(path) as bundle:
+        exporter = find_exporter(bundle.manifest.format)
+        if not exporter.runs:
+            raise UsageError(f"a bundle for {exporter.name} describes a plan, it does not run", "see its README.md")
+        inputs = samples(bundle)[0] if data is None else _read(data, bundle)
+        tried = exporter.load_and_run(bundle, inputs, repeats)
+    if out is not None:
+        with out.open("wb") as file:
+            np.savez(file, **tried.outputs)  # type: ignore[arg-type]
+    return Ran(
+        format=exporter.name,
+        latency_ms=median(tried.latency_ms),
+        latency_interval_ms=median_interval(tried.latency_ms, CONFIDENCE),
+        evidence=Evidence.MEASURED,
+        outputs=tuple(_output(name, array) for name, array in tried.outputs.items()),
+        moved=tried.moved,
+        out=None if out is None else str(out),
+    )
+
+
+def _output(name: str, array: Array) -> Output:
+    return Output(name, array.dtype.name, array.shape, int(np.argmax(array)) if array.size else 0)
+
+
+def _read(file: Path, bundle: Bundle) -> dict[str, Array]:
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            there = {name: arrays[name] for name in arrays.files}
+    except (OSError, ValueError, EOFError) as error:
+        raise UsageError(f"{file} is no npz file of arrays ({error})", "numpy.savez writes one") from None
+    found = {}
+    for tensor in bundle.manifest.inputs:
+        array = there.get(tensor.name, there.get("inputs") if len(bundle.manifest.inputs) == 1 else None)
+        wanted = f"{tensor.dtype} {list(tensor.shape)}"
+        if array is None:
+            raise UsageError(f"{file} has no array {tensor.name!r}", f"it should be {wanted}")
+        if array.shape != tensor.shape:
+            raise UsageError(f"{file}: {tensor.name!r} is {list(array.shape)}", f"it should be {wanted}")
+        found[tensor.name] = np.ascontiguousarray(array, dtype=tensor.dtype)
+    return found
+
+
+def loader_text(format_name: str) -> str:
+    """The program that an app copies to load bundles of a format.
+
+    :raises UnknownName: there is none for it.
+    """
+    folder = resources.files(_LOADERS)
+    known = [file.name.removesuffix("_bundle.py") for file in folder.iterdir() if file.name.endswith("_bundle.py")]
+    if format_name not in known:
+        raise UnknownName("loader", format_name, known, "hetrl export --list")
+    return (folder / f"{format_name}_bundle.py").read_text(encoding="utf-8")

@@ -1,0 +1,252 @@
+"""`hetrl validate`: whether a bundle, or a plan, is what it says, here and now; one line a check."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from statistics import median
+
+import msgspec
+
+from hetrl.device_bridge.base import MAX_OUTPUT_ERROR
+from hetrl.device_bridge.host.opening import HOST
+from hetrl.device_bridge.runner.arrays import output_error
+from hetrl.device_bridge.runner.significance import median_interval
+from hetrl.device_bridge.spec import builtin_names, load_spec
+from hetrl.envs.setting import Setting
+from hetrl.errors import PlanError
+from hetrl.export.base import Check, Moved, Tried, find_exporter
+from hetrl.export.bundle import Bundle, Manifest, Refused, open_bundle, versions_of
+from hetrl.export.expected import engine_set
+from hetrl.export.openvino import TOLERANCES
+from hetrl.export.samples import samples
+from hetrl.exporting import model_of
+from hetrl.graph.single import Array
+from hetrl.measurement import Measurement
+from hetrl.objective import Objective
+from hetrl.plan import Evidence, Expected, Plan, load_plan
+from hetrl.plan_check import check_plan
+
+REPEATS = 15  # inferences that a latency is the median of
+CONFIDENCE = 0.9
+SAME = 1e-5  # of a promise: plan files hold six digits
+ANY_ERROR = 1e9  # outputs are judged here, by their precision
+SLOWER = 1.15  # than promised, on the promise's own machine: the surrogate's error on it, and a busy machine's
+
+
+class Validation(msgspec.Struct, frozen=True, kw_only=True):
+    """What was checked.
+
+    :param ok: no check failed; what could not be checked is None there.
+    :param moved: operators that did not run where the plan has them, and why.
+    :param latency_ms: measured here; None where nothing ran.
+    """
+
+    ok: bool
+    format: str | None
+    checks: tuple[Check, ...]
+    moved: tuple[Moved, ...] = ()
+    latency_ms: float | None = None
+    latency_interval_ms: tuple[float, float] | None = None
+    evidence: Evidence | None = None
+
+
+def validate_bundle(path: Path, repeats: int = REPEATS) -> Validation:
+    """Try a bundle out in its real runtime.
+
+    :raises MissingExtra: the runtime is not installed.
+    """
+    checks: list[Check] = []
+    try:
+        with open_bundle(path) as bundle:
+            checks.append(_integrity(bundle.manifest))
+            return _tried(bundle, checks, repeats)
+    except Refused as error:
+        name = "loads" if checks else "integrity"
+        return Validation(ok=False, format=None, checks=(*checks, Check(name, False, str(error))))
+
+
+def _integrity(manifest: Manifest) -> Check:
+    total = sum(file.bytes for file in manifest.files)
+    return Check("integrity", True, f"{len(manifest.files)} files, {total} bytes, each with its sha256")
+
+
+def _tried(bundle: Bundle, checks: list[Check], repeats: int) -> Validation:
+    manifest = bundle.manifest
+    exporter = find_exporter(manifest.format)
+    if not exporter.runs:
+        checks += exporter.text_checks(bundle)
+        return Validation(ok=_all(checks), format=exporter.name, checks=tuple(checks))
+    inputs, wanted = samples(bundle)
+    tried = exporter.load_and_run(bundle, inputs, repeats)
+    checks += [
+        Check(
+            "loads", True, ", ".join(f"{name} {version}" for name, version in versions_of(exporter.packages).items())
+        ),
+        _outputs(tried, wanted, manifest.tolerance),
+        tried.placement,
+    ]
+    checks += [_moved(tried)] if tried.moved else []
+    latency_ms, interval = median(tried.latency_ms), median_interval(tried.latency_ms, CONFIDENCE)
+    checks.append(_latency(manifest, latency_ms, interval, bool(tried.moved)))
+    return Validation(
+        ok=_all(checks),
+        format=exporter.name,
+        checks=tuple(checks),
+        moved=tried.moved,
+        latency_ms=latency_ms,
+        latency_interval_ms=interval,
+        evidence=Evidence.MEASURED,
+    )
+
+
+def _outputs(tried: Tried, wanted: dict[str, Array], tolerance: float) -> Check:
+    error = output_error(tried.outputs, wanted)
+    return Check("outputs", error <= tolerance, f"off by {error:.2g} of the largest value, allowed are {tolerance:g}")
+
+
+def _moved(tried: Tried) -> Check:
+    """What is not here is no fault of the bundle; what a device that is here refused is said as well."""
+    words = [f"{moved.operators} operators of {moved.processor} ran on {moved.ran_on}: {moved.reason}" for moved in
+             _merged(tried.moved)]  # fmt: skip
+    return Check("moved", None, "; ".join(words))
+
+
+def _merged(found: tuple[Moved, ...]) -> Iterator[Moved]:
+    counts: dict[tuple[str, str, str], int] = {}
+    for moved in found:
+        key = (moved.processor, moved.ran_on, moved.reason)
+        counts[key] = counts.get(key, 0) + moved.operators
+    for (processor, ran_on, reason), operators in counts.items():
+        yield Moved(-1, processor, ran_on, operators, reason)
+
+
+def _latency(manifest: Manifest, latency_ms: float, interval: tuple[float, float] | None, moved: bool) -> Check:
+    low, high = interval or (latency_ms, latency_ms)
+    here = f"measured {latency_ms:.4g} ms here ({low:.4g} to {high:.4g})"
+    expected = manifest.expected
+    if expected is None:
+        return Check("latency", None, f"{here}; the bundle promises nothing")
+    promised = f"promised {expected.latency_ms:.4g} ms, {expected.evidence.value}, on {manifest.plan.device}"
+    reason = _incomparable(manifest, expected, moved)
+    if reason is not None:
+        return Check("latency", None, f"{here}; {promised}, which cannot be held against it: {reason}")
+    keeps = low <= expected.latency_ms * SLOWER
+    return Check("latency", keeps, f"{here}; {promised}; up to {100 * SLOWER - 100:.0f} % above that is allowed")
+
+
+def _incomparable(manifest: Manifest, expected: Expected, moved: bool) -> str | None:
+    engines = set(manifest.plan.engines)
+    if manifest.plan.device != HOST:
+        return "this is another device"
+    if moved:
+        return "operators ran elsewhere"
+    if engines != {manifest.format}:
+        return f"that is in {' and '.join(sorted(engines))}"
+    if expected.condition != "cold,ui=none":
+        return f"that is under {expected.condition}"
+    return None
+
+
+def validate_plan(
+    plan_file: Path,
+    model: str | Path | None = None,
+    device: str | None = None,
+    *,
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    seeded_weights: int | None = None,
+) -> Validation:
+    """Replay a plan on its device, or on the one that is named: does it fit, run, and do what it promised?
+
+    :raises HetrlError: the model or the device is not to be had.
+    """
+    checks: list[Check] = []
+    try:
+        plan = load_plan(plan_file)
+        checks.append(Check("integrity", True, f"{plan.schema}, {len(plan.segments)} segments"))
+        graph = model_of(plan, model, input_shapes)
+        check_plan(plan, graph)
+        checks.append(Check("fits the model", True, f"{graph.name}, {len(graph.nodes)} operators"))
+    except PlanError as error:
+        name = "fits the model" if checks else "integrity"
+        return Validation(ok=False, format=None, checks=(*checks, Check(name, False, str(error))))
+    named = str(model) if model is not None else plan.model.name
+    engine = None if device is not None and device != plan.device else _engine_of(plan, device)
+    condition = None if plan.expected is None else plan.expected.condition
+    setting = Setting.of(
+        named,
+        device or plan.device,
+        engine=engine,
+        condition=condition,
+        objective=Objective(max_output_error=ANY_ERROR),
+        input_shapes=input_shapes,
+        seeded_weights=seeded_weights,
+    )
+    with setting.device:
+        try:
+            measured = setting.device.measure(plan, setting.condition)
+        except PlanError as error:
+            checks.append(Check("fits the device", False, str(error)))
+            return Validation(ok=False, format=None, checks=tuple(checks))
+    return _replayed(plan, checks, measured)
+
+
+def _engine_of(plan: Plan, device: str | None) -> str | None:
+    """The engine set of a device file that the plan was made in; a real device has one of everything."""
+    name = device or plan.device
+    if name not in builtin_names() and not Path(name).exists():
+        return None
+    try:
+        return engine_set(plan, load_spec(name))
+    except PlanError:
+        return None
+
+
+def _replayed(plan: Plan, checks: list[Check], measured: Measurement) -> Validation:
+    if measured.latency_ms is None:
+        reason = measured.error.message if measured.error else ""
+        checks.append(Check("runs", False, reason))
+        return Validation(ok=False, format=None, checks=tuple(checks))
+    checks.append(Check("runs", True, measured.evidence.value))
+    if measured.output_error is not None:
+        precisions = {name.split("/")[2] for name in plan.processors}
+        allowed = max(TOLERANCES.get(precision, MAX_OUTPUT_ERROR) for precision in precisions)
+        error = measured.output_error
+        detail = f"off by {error:.2g} of the largest value, allowed are {allowed:g}"
+        checks.append(Check("outputs", error <= allowed, detail))
+    checks.append(_fallbacks(measured))
+    interval = measured.latency_interval_ms
+    checks.append(_promise(plan, measured))
+    return Validation(
+        ok=_all(checks),
+        format=None,
+        checks=tuple(checks),
+        latency_ms=measured.latency_ms,
+        latency_interval_ms=interval,
+        evidence=measured.evidence,
+    )
+
+
+def _fallbacks(measured: Measurement) -> Check:
+    if not measured.fallbacks:
+        return Check("placement", True, "every operator where the plan has it")
+    first = measured.fallbacks[0]
+    return Check("placement", False, f"{len(measured.fallbacks)} operators fell back: {first.node}: {first.reason}")
+
+
+def _promise(plan: Plan, measured: Measurement) -> Check:
+    latency_ms, expected = measured.latency_ms or 0.0, plan.expected
+    low, high = measured.latency_interval_ms or (latency_ms, latency_ms)
+    here = f"{measured.evidence.value} {latency_ms:.4g} ms ({low:.4g} to {high:.4g})"
+    if expected is None:
+        return Check("latency", None, f"{here}; the plan promises nothing")
+    promised = f"promised {expected.latency_ms:.4g} ms, {expected.evidence.value}"
+    if measured.evidence is not Evidence.MEASURED or not measured.samples_ms[1:]:
+        close = abs(latency_ms - expected.latency_ms) <= SAME * expected.latency_ms
+        return Check("latency", close or low <= expected.latency_ms <= high, f"{here}; {promised}")
+    detail = f"{here}; {promised}; up to {100 * SLOWER - 100:.0f} % above that is allowed"
+    return Check("latency", low <= expected.latency_ms * SLOWER, detail)
+
+
+def _all(checks: list[Check]) -> bool:
+    return all(check.ok is not False for check in checks)
