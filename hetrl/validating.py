@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 
@@ -15,7 +15,7 @@ from hetrl.device_bridge.runner.significance import median_interval
 from hetrl.device_bridge.spec import builtin_names, load_spec
 from hetrl.envs.setting import Setting
 from hetrl.errors import PlanError
-from hetrl.export.base import Check, Moved, Tried, find_exporter
+from hetrl.export.base import Check, Moved, Tried, find_exporter, merged, moved_words
 from hetrl.export.bundle import Bundle, Manifest, Refused, open_bundle, versions_of
 from hetrl.export.expected import engine_set
 from hetrl.export.openvino import TOLERANCES
@@ -107,18 +107,7 @@ def _outputs(tried: Tried, wanted: dict[str, Array], tolerance: float) -> Check:
 
 def _moved(tried: Tried) -> Check:
     """What is not here is no fault of the bundle; what a device that is here refused is said as well."""
-    words = [f"{moved.operators} operators of {moved.processor} ran on {moved.ran_on}: {moved.reason}" for moved in
-             _merged(tried.moved)]  # fmt: skip
-    return Check("moved", None, "; ".join(words))
-
-
-def _merged(found: tuple[Moved, ...]) -> Iterator[Moved]:
-    counts: dict[tuple[str, str, str], int] = {}
-    for moved in found:
-        key = (moved.processor, moved.ran_on, moved.reason)
-        counts[key] = counts.get(key, 0) + moved.operators
-    for (processor, ran_on, reason), operators in counts.items():
-        yield Moved(-1, processor, ran_on, operators, reason)
+    return Check("moved", None, "; ".join(moved_words(moved) for moved in merged(tried.moved)))
 
 
 def _latency(manifest: Manifest, latency_ms: float, interval: tuple[float, float] | None, moved: bool) -> Check:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
+
 from hetrl.agents.policies import find_policy
 from hetrl.device_bridge.spec import load_spec
 from hetrl.device_bridge.surrogate.device import SurrogateDevice
 from hetrl.envs.space import PlanSpace
+from hetrl.export.bundle import MANIFEST, Manifest, encode_manifest, list_files
 from hetrl.exporting import Asked, Exported, export
 from hetrl.graph.reader import load_graph
 from hetrl.objective import Objective
@@ -53,3 +56,10 @@ def exported(plan: Plan, model: Path, format_name: str, out: Path, *, lower: boo
 def hand_plan(model: str, policy: str) -> Plan:
     """Of a built-in network on d1."""
     return find_policy(policy).plan(SurrogateDevice(load_spec("d1"), resolve_model(model)))
+
+
+def reseal(folder: Path, **changes: object) -> None:
+    """What somebody could do who knows how manifests are sealed: list the files as they are now."""
+    manifest = msgspec.json.decode((folder / MANIFEST).read_bytes(), type=Manifest)
+    changed = msgspec.structs.replace(manifest, **({"files": list_files(folder)} | changes))
+    (folder / MANIFEST).write_bytes(encode_manifest(changed))

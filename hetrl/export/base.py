@@ -6,7 +6,7 @@ A format is found through the entry point group `hetrl.exporters`, hetrl's own a
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -115,7 +115,7 @@ class Check(msgspec.Struct, frozen=True):
 
 
 class Moved(msgspec.Struct, frozen=True):
-    """Operators of a segment that did not run where the plan has them."""
+    """Operators of a segment (-1: of several) that did not run where the plan has them."""
 
     segment: int
     processor: str
@@ -124,12 +124,25 @@ class Moved(msgspec.Struct, frozen=True):
     reason: str
 
 
+def merged(found: Iterable[Moved]) -> tuple[Moved, ...]:
+    """Those of one processor for one reason as one, of no segment (-1): for people."""
+    counts: dict[tuple[str, str, str], int] = {}
+    for moved in found:
+        key = (moved.processor, moved.ran_on, moved.reason)
+        counts[key] = counts.get(key, 0) + moved.operators
+    return tuple(Moved(-1, processor, there, count, why) for (processor, there, why), count in counts.items())
+
+
+def moved_words(moved: Moved) -> str:
+    operators = f"{moved.operators} operator" + "s" * (moved.operators != 1)
+    return f"{operators} of {moved.processor} ran on {moved.ran_on}: {moved.reason}"
+
+
 class Tried(msgspec.Struct, frozen=True, kw_only=True):
     """A bundle as its runtime ran it.
 
     :param outputs: by name, for the bundle's own inputs.
     :param latency_ms: samples.
-    :param parts: independent pieces that the runtime says there are, None where it does not say.
     """
 
     outputs: dict[str, Array]

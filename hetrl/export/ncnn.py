@@ -7,7 +7,6 @@ measurements.
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +20,7 @@ from hetrl.errors import PlanError
 from hetrl.export.base import Carries, Check, Claims, Exporter, Limit, Moved, Order, Tried, unit_kind
 from hetrl.export.bundle import Bundle, Refused
 from hetrl.export.places import cores_of
+from hetrl.export.timing import timed_ms
 from hetrl.export.whole import Place, WholeModel, whole_model
 from hetrl.graph import OperatorGraph
 from hetrl.graph.single import Array
@@ -120,15 +120,11 @@ class Ncnn(Exporter):
         try:
             net = _open(bundle.folder, settings, has_vulkan)
             outputs = _run(net, settings, inputs)
-            samples = []
-            for _ in range(repeats):
-                begin = time.perf_counter()
-                _run(net, settings, inputs)
-                samples.append((time.perf_counter() - begin) * 1e3)
+            samples = timed_ms(lambda: _run(net, settings, inputs), repeats)
             check, moved = _placement(net, settings, bundle, has_vulkan)
         except Exception as error:
             raise Refused(f"ncnn does not take the bundle: {' '.join(str(error).split())[:200]}") from error
-        return Tried(outputs=outputs, latency_ms=tuple(samples), placement=check, moved=moved)
+        return Tried(outputs=outputs, latency_ms=samples, placement=check, moved=moved)
 
 
 def read_settings(bundle: Bundle) -> Settings:

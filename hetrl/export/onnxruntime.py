@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +14,7 @@ from hetrl.device_bridge.runner.job import Job, Port
 from hetrl.export.base import Carries, Check, Exporter, Moved, Order, Tried, unit_kind
 from hetrl.export.bundle import Bundle, Refused
 from hetrl.export.places import copy_weights, cores_of, share_of
+from hetrl.export.timing import timed_ms
 from hetrl.graph.single import Array
 from hetrl.partition import require_engines
 from hetrl.partition.partitioner import Target
@@ -166,18 +166,14 @@ class OnnxRuntime(Exporter):
         try:
             loaded = OnnxRuntimeBundle(bundle.folder, options)
             outputs = loaded.run(inputs)
-            samples = []
-            for _ in range(repeats):
-                begin = time.perf_counter()
-                loaded.run(inputs)
-                samples.append((time.perf_counter() - begin) * 1e3)
+            samples = timed_ms(lambda: loaded.run(inputs), repeats)
         except Exception as error:  # the runtime has many kinds of its own
             raise Refused(f"ONNX Runtime does not take the bundle: {' '.join(str(error).split())[:200]}") from error
         ran = [_ran_on(session) for session in loaded.sessions]
         here = frozenset(ort.get_available_providers())
         return Tried(
             outputs=outputs,
-            latency_ms=tuple(samples),
+            latency_ms=samples,
             placement=_placement(sessions, ran),
             moved=_moved(sessions, ran, here),
         )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from hetrl.export.base import Carries, Check, Exporter, Moved, Order, Tried, uni
 from hetrl.export.bundle import Bundle, Refused
 from hetrl.export.places import copy_weights, cores_of
 from hetrl.export.submodels import Reads, count_submodels
+from hetrl.export.timing import timed_ms
 from hetrl.export.whole import Place, WholeModel, whole_model
 from hetrl.graph.single import Array
 from hetrl.partition import require_engines
@@ -34,6 +35,7 @@ TOLERANCES = {"fp32": 1e-3, "fp16": 1e-2, "bf16": 5e-2}  # bfloat16 has 8 bits: 
 class DeviceEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A device of HETERO.
 
+    :param operators: how many of the plan's are on it.
     :param name: equal to `plugin` for the plugin's own, first device; further ones are to be registered.
     """
 
@@ -41,6 +43,7 @@ class DeviceEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     plugin: str
     processor: str
     properties: dict[str, str]
+    operators: int
 
 
 class Affinity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -74,7 +77,7 @@ class OpenVino(Exporter):
 
         whole = whole_model(order.model.partitioner, order.plan)
         model, places = _with_own_constants(whole)
-        devices = _devices(order)
+        devices = _devices(order, Counter(place.processor for place in places.values()))
         by_processor = {device.processor: device.name for device in devices}
         with tempfile.TemporaryDirectory() as temporary:
             place = Path(temporary)
@@ -107,7 +110,7 @@ class OpenVino(Exporter):
         return max(TOLERANCES[name.split("/")[2]] for name in plan.processors)
 
     def notes(self, order: Order) -> tuple[str, ...]:
-        more = [d for d in _devices(order) if d.name != d.plugin]
+        more = [d for d in _devices(order, {}) if d.name != d.plugin]
         return tuple(
             f"{device.processor} is the device {device.name}, another instance of the plugin {device.plugin}"
             for device in more
@@ -127,11 +130,7 @@ class OpenVino(Exporter):
             request = compiled.create_infer_request()
             found = request.infer(dict(inputs), share_inputs=True)
             outputs = {t.name: found[compiled.output(t.name)].copy() for t in bundle.manifest.outputs}
-            samples = []
-            for _ in range(repeats):
-                begin = time.perf_counter()
-                request.infer(dict(inputs), share_inputs=True)
-                samples.append((time.perf_counter() - begin) * 1e3)
+            samples = timed_ms(lambda: request.infer(dict(inputs), share_inputs=True), repeats)
             count = int(compiled.get_property("HETERO_NUMBER_OF_SUBMODELS")) if len(affinity.devices) > 1 else 1
         except Exception as error:  # the runtime has many kinds of its own
             raise Refused(f"OpenVINO does not take the bundle: {' '.join(str(error).split())[:200]}") from error
@@ -139,7 +138,7 @@ class OpenVino(Exporter):
         detail = f"{count} submodels" + ("" if right else f", the plan has {affinity.submodels}")
         return Tried(
             outputs=outputs,
-            latency_ms=tuple(samples),
+            latency_ms=samples,
             placement=Check("placement", right, detail),
             moved=_moved(affinity, there),
         )
@@ -158,7 +157,7 @@ def read_affinity(bundle: Bundle) -> Affinity:
     return found
 
 
-def _devices(order: Order) -> tuple[DeviceEntry, ...]:
+def _devices(order: Order, operators: Mapping[str, int]) -> tuple[DeviceEntry, ...]:
     """One for each processor; a plugin's second one is another instance of it."""
     found: list[DeviceEntry] = []
     for processor in order.plan.processors:
@@ -169,7 +168,8 @@ def _devices(order: Order) -> tuple[DeviceEntry, ...]:
         cores = cores_of(order.spec, processor)
         if plugin == "CPU" and cores:
             properties["INFERENCE_NUM_THREADS"] = str(len(cores))
-        found.append(DeviceEntry(f"{plugin}_{same}" if same else plugin, plugin, processor, properties))
+        name = f"{plugin}_{same}" if same else plugin
+        found.append(DeviceEntry(name, plugin, processor, properties, operators.get(processor, 0)))
     return tuple(found)
 
 
@@ -234,11 +234,8 @@ def _wiring(model: onnx.ModelProto, inputs: Sequence[str]) -> tuple[Reads, dict[
 
 
 def _moved(affinity: Affinity, there: set[str]) -> tuple[Moved, ...]:
-    counts: dict[str, int] = {}
-    for device in affinity.operators.values():
-        counts[device] = counts.get(device, 0) + 1
     return tuple(
-        Moved(-1, d.processor, "CPU", counts.get(d.name, 0), f"OpenVINO has no {d.plugin} here; another CPU stands in")
+        Moved(-1, d.processor, "CPU", d.operators, f"OpenVINO has no {d.plugin} here; another CPU stands in")
         for d in affinity.devices
         if d.plugin not in there
     )

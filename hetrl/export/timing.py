@@ -1,0 +1,19 @@
+"""How long an inference takes, in a bounded time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+MAX_S = 10.0  # a device that is played by software may take seconds for one
+
+
+def timed_ms(run: Callable[[], object], repeats: int) -> tuple[float, ...]:
+    """Samples: `repeats` of them, or fewer when time is up, but one."""
+    samples: list[float] = []
+    began = time.perf_counter()
+    while len(samples) < repeats and (not samples or time.perf_counter() - began < MAX_S):
+        start = time.perf_counter()
+        run()
+        samples.append((time.perf_counter() - start) * 1e3)
+    return tuple(samples)
