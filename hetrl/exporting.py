@@ -71,7 +71,6 @@ class Asked:
     input_shapes: InputShapes | None = None
     compressed: Path | None = None
     lower: bool = False
-    options: frozenset[str] = frozenset()
 
 
 def export(plan_file: Path, format_name: str, out: Path, asked: Asked) -> Exported:
@@ -91,7 +90,7 @@ def export(plan_file: Path, format_name: str, out: Path, asked: Asked) -> Export
     if exporter.needs_weights:
         source = _source(plan, plan_file, graph, asked)
         weighted = _weighted(source, plan, graph, smaller)
-    given = Order(plan, smaller, spec, weighted, asked.options)
+    given = Order(plan, smaller, spec, weighted)
     claims = exporter.claims(plan, smaller)
     order, said = _settled(exporter, given, graph, claims, asked.lower)
     manifest = write_bundle(exporter, order, said, out)
@@ -136,7 +135,7 @@ def _settled(exporter: Exporter, given: Order, graph: OperatorGraph, claims: Cla
         raise UsageError(f"{plan.device!r} is not known here, so nothing can be lowered", "name its file with --device")
     before = plan.expected.latency_ms if plan.expected else predicted(plan, graph, given.spec, condition).latency_ms
     other = lowered(plan, given.graph, given.spec, exporter.carries, condition)
-    order = Order(other, given.graph, given.spec, given.weighted, given.options)
+    order = Order(other, given.graph, given.spec, given.weighted)
     again = exporter.claims(other, given.graph)
     if again.refused:
         raise Infeasible(f"{exporter.name} carries no plan of this model: {_in_words(again.refused)}")

@@ -18,7 +18,7 @@ from hetrl.plan import Plan, encode_plan
 from hetrl.testing.models import random_blueprint, random_decisions
 from hetrl.zoo.resolve import resolve_model
 
-RUNTIMES = ("onnxruntime", "openvino", "ncnn")
+RUNTIMES = ("onnxruntime", "onnxruntime-annotated", "openvino", "ncnn")
 
 
 def random_model(folder: Path, seed: int, layers: int = 8) -> Path:

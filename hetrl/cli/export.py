@@ -60,6 +60,10 @@ def export(  # noqa: PLR0913, PLR0917 (typer reads the options from the paramete
         return
     if plan is None or format_name is None or out is None:
         raise UsageError("export takes a plan, --format and --out", "`hetrl export --list` lists the formats")
+    if annotate:
+        if format_name != "onnxruntime":
+            raise UsageError(f"--annotate is for the format onnxruntime, not {format_name}", "leave it away")
+        format_name = "onnxruntime-annotated"
     shapes = options.input_shapes(input_shape)
 
     from hetrl.exporting import Asked
@@ -73,7 +77,6 @@ def export(  # noqa: PLR0913, PLR0917 (typer reads the options from the paramete
         input_shapes=shapes,
         compressed=compressed,
         lower=lower,
-        options=frozenset({"annotate"} if annotate else ()),
     )
     done = write(plan, format_name, out, asked)
     if json:

@@ -91,14 +91,12 @@ class Order:
     :param graph: of the model that runs: what the plan's compression makes of the original.
     :param spec: of the plan's device; None where it is not known.
     :param weighted: the model with its weights, None for formats that need none.
-    :param options: of the format, by name.
     """
 
     plan: Plan
     graph: OperatorGraph
     spec: DeviceSpec | None
     weighted: Weighted | None = None
-    options: frozenset[str] = frozenset()
 
     @cached_property
     def model(self) -> Weighted:
@@ -155,7 +153,6 @@ class Exporter(ABC):
     """One format.
 
     :cvar summary: a line for `hetrl export --list`.
-    :cvar options: names of its own options that it knows.
     :cvar packages: software whose version a bundle names, distribution by name.
     """
 
@@ -163,7 +160,6 @@ class Exporter(ABC):
     summary: str
     carries: Carries
     needs_weights = True
-    options: frozenset[str] = frozenset()
     packages: Mapping[str, str] = {}
 
     def claims(self, plan: Plan, graph: OperatorGraph) -> Claims:

@@ -169,7 +169,7 @@ class OnnxRuntime(Exporter):
             samples = timed_ms(lambda: loaded.run(inputs), repeats)
         except Exception as error:  # the runtime has many kinds of its own
             raise Refused(f"ONNX Runtime does not take the bundle: {' '.join(str(error).split())[:200]}") from error
-        ran = [_ran_on(session) for session in loaded.sessions]
+        ran = [ran_on(session) for session in loaded.sessions]
         here = frozenset(ort.get_available_providers())
         return Tried(
             outputs=outputs,
@@ -246,7 +246,7 @@ def _note_places(model: onnx.ModelProto, processor: str, share_pct: int, segment
     annotate(model, {node.name: place for node in model.graph.node})
 
 
-def _ran_on(session: Any) -> dict[str, int]:
+def ran_on(session: Any) -> dict[str, int]:
     """Operators by the provider that took them, as the runtime says."""
     found: dict[str, int] = {}
     for subgraph in session.get_provider_graph_assignment_info():

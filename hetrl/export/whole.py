@@ -90,15 +90,17 @@ def whole_model(partitioner: Partitioner, plan: Plan) -> WholeModel:
     return writer.written()
 
 
-def annotate(model: onnx.ModelProto, places: Mapping[str, Place], extra: Mapping[str, str] | None = None) -> None:
+def annotate(
+    model: onnx.ModelProto, places: Mapping[str, Place], more: Mapping[str, Mapping[str, str]] | None = None
+) -> None:
     """Write places into nodes' metadata, in place.
 
-    :param extra: processor id -> value of the additional key `layer_ann`.
+    :param more: by further key, the value for each processor.
     """
     model.ir_version = max(model.ir_version, _METADATA_IR)
     for node in model.graph.node:
         place = places[node.name]
-        notes = place.metadata | ({"layer_ann": extra[place.processor]} if extra else {})
+        notes = place.metadata | {key: values[place.processor] for key, values in (more or {}).items()}
         for key, value in notes.items():
             node.metadata_props.add(key=key, value=value)
 
