@@ -15,7 +15,7 @@ from hetrl.device_bridge.runner.significance import median_interval
 from hetrl.device_bridge.spec import builtin_names, load_spec
 from hetrl.envs.setting import Setting
 from hetrl.errors import PlanError
-from hetrl.export.base import Check, Moved, Tried, find_exporter, merged, moved_words
+from hetrl.export.base import Check, Moved, Tried, engines_used, find_exporter, merged, moved_words
 from hetrl.export.bundle import Bundle, Manifest, Refused, open_bundle, versions_of
 from hetrl.export.expected import engine_set
 from hetrl.export.openvino import TOLERANCES
@@ -125,13 +125,13 @@ def _latency(manifest: Manifest, latency_ms: float, interval: tuple[float, float
 
 
 def _incomparable(manifest: Manifest, expected: Expected, moved: bool) -> str | None:
-    engines = set(manifest.plan.engines)
+    exporter, engines = find_exporter(manifest.format), engines_used(manifest.plan)
     if manifest.plan.device != HOST:
         return "this is another device"
     if moved:
         return "operators ran elsewhere"
-    if engines != {manifest.format}:
-        return f"that is in {' and '.join(sorted(engines))}"
+    if set(engines) != {exporter.engine}:
+        return f"that is in {' and '.join(engines)}"
     if expected.condition != "cold,ui=none":
         return f"that is under {expected.condition}"
     return None

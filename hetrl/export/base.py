@@ -153,6 +153,7 @@ class Exporter(ABC):
     """One format.
 
     :cvar summary: a line for `hetrl export --list`.
+    :cvar engine: of plans whose times are its own, None where it has none.
     :cvar packages: software whose version a bundle names, distribution by name.
     """
 
@@ -160,6 +161,7 @@ class Exporter(ABC):
     summary: str
     carries: Carries
     needs_weights = True
+    engine: str | None = None
     packages: Mapping[str, str] = {}
 
     def claims(self, plan: Plan, graph: OperatorGraph) -> Claims:
@@ -205,6 +207,11 @@ class Exporter(ABC):
 def unit_kind(unit: str) -> str:
     """`cpu0` and `cpu1` are both CPUs."""
     return unit.rstrip("0123456789")
+
+
+def engines_used(plan: Plan) -> tuple[str, ...]:
+    """Of the plan's processors; `plan.engines` are those that it could choose from."""
+    return tuple(dict.fromkeys(name.split("/")[1] for name in plan.processors))
 
 
 def find_exporter(name: str) -> Exporter:

@@ -67,6 +67,7 @@ class Ncnn(Exporter):
 
     name = "ncnn"
     summary = "one ncnn net (.param and .bin) with a feature mask for every layer"
+    engine = "ncnn"
     packages = {"ncnn": "ncnn", "onnx": "onnx"}
     carries = Carries(
         axes=frozenset({Axis.NONE, Axis.HEIGHT, Axis.OUTPUT_CHANNELS}),
@@ -116,7 +117,7 @@ class Ncnn(Exporter):
         import ncnn
 
         settings = read_settings(bundle)
-        has_vulkan = ncnn.get_gpu_count() > 0
+        has_vulkan = settings.use_vulkan and ncnn.get_gpu_count() > 0  # looking for devices takes a while
         try:
             net = _open(bundle.folder, settings, has_vulkan)
             outputs = _run(net, settings, inputs)

@@ -13,11 +13,11 @@ import numpy as np
 
 import hetrl
 from hetrl.errors import UsageError
-from hetrl.export.base import Exporter, Limit, Order
+from hetrl.export.base import Exporter, Limit, Order, engines_used
 from hetrl.export.bundle import MANIFEST, README, Manifest, Tensor, encode_manifest, list_files, versions_of, write_zip
 from hetrl.graph import OperatorGraph
 from hetrl.graph.single import Array
-from hetrl.plan import Expected
+from hetrl.plan import Expected, Plan
 
 INPUT, OUTPUT = "sample-input-{}.npy", "sample-output-{}.npy"
 
@@ -47,7 +47,7 @@ def write_bundle(exporter: Exporter, order: Order, said: Said, out: Path) -> Man
         folder.mkdir()
         exporter.write(order, folder)
         inputs, outputs = _samples(order, folder)
-        notes = exporter.notes(order)
+        notes = (*_other_engine(exporter, order.plan), *exporter.notes(order))
         (folder / README).write_text(_readme(exporter, order, said, notes), encoding="utf-8")
         manifest = Manifest(
             format=exporter.name,
@@ -74,6 +74,13 @@ def write_bundle(exporter: Exporter, order: Order, said: Said, out: Path) -> Man
                 out.rmdir()
             shutil.move(folder, out)
     return manifest
+
+
+def _other_engine(exporter: Exporter, plan: Plan) -> tuple[str, ...]:
+    others = [name for name in engines_used(plan) if name != exporter.engine]
+    if not others:
+        return ()
+    return (f"what is expected is for {' and '.join(others)}: times in {exporter.name} are others",)
 
 
 def is_archive(out: Path) -> bool:
@@ -119,7 +126,7 @@ def _readme(exporter: Exporter, order: Order, said: Said, notes: Sequence[str]) 
     expected = said.expected
     if expected is not None:
         lines.append(
-            f"Expected on {plan.device} in {' and '.join(plan.engines)} ({expected.condition}): "
+            f"Expected on {plan.device} in {' and '.join(engines_used(plan))} ({expected.condition}): "
             f"{expected.latency_ms:.4g} ms, {expected.evidence.value}."
         )
     lines += [f"- Left out: {limit.field}: {limit.reason}." for limit in said.left_out]
