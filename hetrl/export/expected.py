@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from hetrl.condition import Condition, parse_condition
 from hetrl.device_bridge.engine_check import check_engine
-from hetrl.device_bridge.spec import DeviceSpec
+from hetrl.device_bridge.spec import DeviceSpec, Engine
 from hetrl.device_bridge.surrogate.device import SurrogateDevice
 from hetrl.errors import PlanError
 from hetrl.export.whole import WholeModel
@@ -17,22 +17,23 @@ from hetrl.plan_check import model_ref
 
 
 def engine_set(plan: Plan, spec: DeviceSpec) -> str:
-    """The device's engine set that the plan was made in: the default one, if that has the plan's processors.
+    """The device's engine set that the plan was made in: of the sets with its processors, one of just its engines.
 
-    :raises PlanError: none has.
+    :raises PlanError: none has its processors.
     """
     names = [spec.default_engine, *(name for name in spec.engines if name != spec.default_engine)]
-    for name in names:
-        if set(spec.engine(name).engines) == set(plan.engines):
-            try:
-                check_engine(plan, spec.engine(name), spec.id)
-            except PlanError:
-                continue
-            return name
-    check_engine(plan, spec.engine(names[0]), spec.id)
-    raise PlanError(
-        "engines", f"{spec.id} has no engine set {' and '.join(plan.engines)}", f"it has {', '.join(names)}"
-    )
+    fits = [name for name in names if _fits(plan, spec.engine(name), spec.id)]
+    if not fits:
+        check_engine(plan, spec.engine(names[0]), spec.id)
+    return min(fits, key=lambda name: set(spec.engine(name).engines) != set(plan.engines))
+
+
+def _fits(plan: Plan, engine: Engine, device: str) -> bool:
+    try:
+        check_engine(plan, engine, device)
+    except PlanError:
+        return False
+    return True
 
 
 def condition_of(plan: Plan) -> Condition:

@@ -15,12 +15,13 @@ from typing import Any, Literal
 import msgspec
 import onnx
 
-from hetrl.export.base import Carries, Check, Exporter, Moved, Order, Tried, unit_kind
+from hetrl.export.base import Carries, Check, Claims, Exporter, Limit, Moved, Order, Tried, unit_kind
 from hetrl.export.bundle import Bundle, Refused
 from hetrl.export.places import copy_weights, cores_of
 from hetrl.export.submodels import Reads, count_submodels
 from hetrl.export.timing import timed_ms
 from hetrl.export.whole import Place, WholeModel, whole_model
+from hetrl.graph import OperatorGraph
 from hetrl.graph.single import Array
 from hetrl.partition import require_engines
 from hetrl.plan import Axis, Plan
@@ -71,6 +72,17 @@ class OpenVino(Exporter):
         units=frozenset(PLUGINS),
         precisions=frozenset(PRECISIONS),
     )
+
+    def claims(self, plan: Plan, graph: OperatorGraph) -> Claims:
+        found = super().claims(plan, graph)
+        names = [name for name in plan.processors if self.carries.takes(name) is None]
+        plugins = Counter(PLUGINS[unit_kind(name.split("/")[0])] for name in names)
+        limits = [
+            Limit("segments", f"several processors are one {plugin} to OpenVINO")
+            for plugin, count in plugins.items()
+            if count > 1 and plugin != "CPU"  # of which there may be several instances
+        ]
+        return Claims((*found.refused, *limits), found.left_out)
 
     def write(self, order: Order, folder: Path) -> None:
         require_engines(["openvino"])
