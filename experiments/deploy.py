@@ -43,6 +43,7 @@ from hetrl.zoo.resolve import resolve_model  # noqa: E402
 
 DEVICE = "d1"
 FORMATS = ("onnxruntime", "openvino", "ncnn")
+TEXTS = ("codl", "mace", "band", "mnn", "tflite")  # hand policies' plans alone, lowered
 HANDS = ("mace_cpu", "mace_gpu_image", "codl_image", "mulayer", "band_heft")
 RANDOM, BUDGET = 20, 60
 THIRD = "densenet"
@@ -82,6 +83,21 @@ def plans(name: str, count: int) -> Iterator[tuple[str, Plan]]:
     for number, column in enumerate(random_decisions(space, 0, count).T):
         yield f"random {number}", space.plan(column)
     yield "learned", hetrl.tune(model, DEVICE, budget=BUDGET, seed=0).plan
+
+
+def text_row(name: str, label: str, plan: Plan, format_name: str, folder: Path) -> dict[str, object]:
+    """Lower a plan to a format that describes it, and look at the files."""
+    file = folder / "plan.json"
+    file.write_bytes(encode_plan(plan))
+    found: dict[str, object] = {"model": name, "plan": label, "format": format_name, "splits": plan.splits}
+    began = time.perf_counter()
+    try:
+        found["lowered_right"] = lowered_right(file, format_name, folder / "lowered", Asked(model=model_file(name)))
+        checked = validate_bundle(folder / "lowered")
+        found |= {"ok": checked.ok, "failed": [c.detail for c in checked.checks if c.ok is False]}
+    except HetrlError as error:
+        found |= {"ok": False, "failed": [str(error)]}
+    return found | {"wall_s": time.perf_counter() - began}
 
 
 def row(name: str, label: str, plan: Plan, format_name: str, folder: Path) -> dict[str, object]:
@@ -128,16 +144,18 @@ def main() -> None:
     done = {(r["model"], r["plan"], r["format"]): r for r in map(json.loads, log.open() if log.exists() else ())}
     for name in options.models:
         for label, plan in plans(name, options.random):
-            for format_name in options.formats:
+            for format_name in (*options.formats, *(TEXTS if label in HANDS else ())):
                 if (name, label, format_name) in done:
                     continue
                 with tempfile.TemporaryDirectory() as folder:
-                    found = row(name, label, plan, format_name, Path(folder))
+                    make = text_row if format_name in TEXTS else row
+                    found = make(name, label, plan, format_name, Path(folder))
                 done[name, label, format_name] = found
                 with log.open("a") as file:
                     file.write(json.dumps(found) + "\n")
                 print(name, label, format_name, "ok" if found["ok"] else found["failed"], f"{found['wall_s']:.1f} s")
-    text = report([r for (name, _, f), r in done.items() if name in options.models and f in options.formats])
+    wanted = {*options.formats, *TEXTS}
+    text = report([r for (name, _, f), r in done.items() if name in options.models and f in wanted])
     print(text)
     if options.write:
         (ROOT / "docs" / "deploy.md").write_text(text)
@@ -153,14 +171,19 @@ def report(rows: list[dict]) -> str:
         f"Of each network the plans of {', '.join(HANDS)}, {RANDOM} random legal plans and a learned one. Each cell: "
         "bundles without a failed check, of how many; how many plans share operators; the largest error of an output.",
         "",
-        "| network | " + " | ".join(FORMATS) + " | lowered, price as measured |",
-        "|---|" + "---|" * (len(FORMATS) + 1),
+        f"Last columns: hand policies' plans lowered to the runtimes and to {', '.join(TEXTS)}, of those to text files how "
+        "many whose files say what the plan does, and of all how many whose price is what `hetrl measure` says.",
+        "",
+        "| network | " + " | ".join(FORMATS) + " | text files | prices |",
+        "|---|" + "---|" * (len(FORMATS) + 2),
     ]
     for name in dict.fromkeys(row["model"] for row in rows):
         mine = [row for row in rows if row["model"] == name]
         cells = [cell([row for row in mine if row["format"] == f]) for f in FORMATS]
         lowered = [row["lowered_right"] for row in mine if "lowered_right" in row]
-        lines.append(f"| {name} | {' | '.join(cells)} | {sum(lowered)} of {len(lowered)} |")
+        texts = [row["ok"] for row in mine if row["format"] in TEXTS]
+        prices = f"{sum(lowered)} of {len(lowered)}"
+        lines.append(f"| {name} | {' | '.join(cells)} | {sum(texts)} of {len(texts)} | {prices} |")
     failed = [row for row in rows if not row["ok"]]
     if failed:
         lines += ["", "What failed:", ""]

@@ -20,9 +20,7 @@ from hetrl.device_bridge.host.opening import HOST, host_spec
 from hetrl.device_bridge.spec import DeviceSpec, builtin_names, load_spec
 from hetrl.errors import Infeasible, ModelError, UsageError
 from hetrl.export.base import Claims, Exporter, Limit, Order, find_exporter
-from hetrl.export.claims import carried
 from hetrl.export.expected import condition_of, in_sequence, predicted, promise
-from hetrl.export.lowering import lowered
 from hetrl.export.weighted import ReplacedWeights, Weighted
 from hetrl.export.whole import whole_model
 from hetrl.export.writing import Said, refuse_existing, write_bundle
@@ -134,7 +132,7 @@ def _settled(exporter: Exporter, given: Order, graph: OperatorGraph, claims: Cla
     if given.spec is None:
         raise UsageError(f"{plan.device!r} is not known here, so nothing can be lowered", "name its file with --device")
     before = plan.expected.latency_ms if plan.expected else predicted(plan, graph, given.spec, condition).latency_ms
-    other = lowered(plan, given.graph, given.spec, exporter.carries, condition)
+    other = exporter.lowered(plan, given.graph, given.spec, condition)
     order = Order(other, given.graph, given.spec, given.weighted)
     again = exporter.claims(other, given.graph)
     if again.refused:
@@ -150,7 +148,7 @@ def _expected(exporter: Exporter, order: Order, graph: OperatorGraph, claims: Cl
         return plan.expected
     if order.spec is None or plan.stretched:
         return None
-    there = carried(exporter.carries, plan)
+    there = exporter.carried(plan, order.graph)
     if plan.splits and not exporter.carries.shares_together and claims.left_out:
         if order.weighted is None:
             return None

@@ -130,7 +130,7 @@ def _incomparable(manifest: Manifest, expected: Expected, moved: bool) -> str | 
         return "this is another device"
     if moved:
         return "operators ran elsewhere"
-    if set(engines) != {exporter.engine}:
+    if not exporter.engines.issuperset(engines):
         return f"that is in {' and '.join(engines)}"
     if expected.condition != "cold,ui=none":
         return f"that is under {expected.condition}"

@@ -138,3 +138,50 @@ def test_mistakes_cost_one_line(
     assert str(expected) in captured.err + captured.out
     assert len(captured.err.splitlines()) <= 1
     assert not (tmp_path / "x").exists()
+
+
+ACME = """
+import json
+from hetrl.export.base import Carries, Check, Exporter
+
+class Acme(Exporter):
+    name = "acme"
+    summary = "a list of segments"
+    carries = Carries(units=frozenset({"cpu"}))
+    needs_weights = False
+
+    def write(self, order, folder):
+        (folder / "acme.json").write_text(json.dumps([list(s.processors) for s in order.plan.segments]))
+
+    def readme(self, order):
+        return "Read acme.json."
+
+    def text_checks(self, bundle):
+        found = json.loads((bundle.folder / "acme.json").read_text())
+        yield Check("format", len(found) == len(bundle.manifest.plan.segments), "as many segments")
+
+exporter = Acme()
+"""
+
+
+def test_a_format_of_a_third_party(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    about = tmp_path / "site" / "acme_format-1.0.dist-info"
+    about.mkdir(parents=True)
+    (tmp_path / "site" / "acme_format.py").write_text(ACME)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-format\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[hetrl.exporters]\nacme = acme_format:exporter\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    assert run(["export", "--list"]) == 0
+    assert "acme" in capsys.readouterr().out
+    model = random_model(tmp_path, 5)
+    plan = next(p for p in shared_plans(model, 60) if any("gpu" in name for name in p.processors))
+    command = ["export", str(written(plan, tmp_path)), "--model", str(model), "--format", "acme"]
+    assert run([*command, "--out", str(tmp_path / "out")]) == 1
+    assert "--lower exports the best plan" in capsys.readouterr().err
+    assert run([*command, "--out", str(tmp_path / "out"), "--lower"]) == 0
+    assert "there is no gpu in this format" in capsys.readouterr().out
+    assert run(["validate", str(tmp_path / "out")]) == 0
+    assert "ok      format" in capsys.readouterr().out
+    assert json.loads((tmp_path / "out" / "acme.json").read_text()) == [["cpu/mace/fp32"]]

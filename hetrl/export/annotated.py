@@ -48,7 +48,7 @@ class AnnotatedOnnxRuntime(Exporter):
 
     name = "onnxruntime-annotated"
     summary = "one annotated ONNX model with layer assignment settings: a preference (onnxruntime --annotate)"
-    engine = "onnxruntime"
+    engines = frozenset({"onnxruntime"})
     packages = {"onnx": "onnx", "onnxruntime": "onnxruntime"}
     carries = Carries(
         axes=frozenset({Axis.NONE, Axis.HEIGHT, Axis.OUTPUT_CHANNELS}),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from hetrl import plugins
+from hetrl.condition import Condition
 from hetrl.device_bridge.base import MAX_OUTPUT_ERROR
 from hetrl.device_bridge.spec import DeviceSpec
 from hetrl.graph import OperatorGraph
@@ -153,7 +154,7 @@ class Exporter(ABC):
     """One format.
 
     :cvar summary: a line for `hetrl export --list`.
-    :cvar engine: of plans whose times are its own, None where it has none.
+    :cvar engines: of plans whose times are its own.
     :cvar packages: software whose version a bundle names, distribution by name.
     """
 
@@ -161,7 +162,7 @@ class Exporter(ABC):
     summary: str
     carries: Carries
     needs_weights = True
-    engine: str | None = None
+    engines: frozenset[str] = frozenset()
     packages: Mapping[str, str] = {}
 
     def claims(self, plan: Plan, graph: OperatorGraph) -> Claims:
@@ -169,6 +170,22 @@ class Exporter(ABC):
         from hetrl.export.claims import general_claims
 
         return general_claims(self.carries, plan)
+
+    def carried(self, plan: Plan, graph: OperatorGraph) -> Plan:
+        """What is really carried of a plan: it without what is left out."""
+        from hetrl.export.claims import carried
+
+        return carried(self.carries, plan)
+
+    def lowered(self, plan: Plan, graph: OperatorGraph, spec: DeviceSpec, condition: Condition) -> Plan:
+        """The fastest plan for the same device, compression and condition that is carried without loss.
+
+        :param graph: of the model that runs, compressed as the plan says.
+        :raises Infeasible: there is none.
+        """
+        from hetrl.export.lowering import lowered
+
+        return lowered(plan, graph, spec, self.carries, condition)
 
     @abstractmethod
     def write(self, order: Order, folder: Path) -> None:

@@ -25,7 +25,8 @@ def carried(carries: Carries, plan: Plan) -> Plan:
         "kernel_slice_ms": plan.kernel_slice_ms if carries.kernel_slice else None,
         "overlap": plan.overlap and carries.overlap,
     }
-    return replace(plan, expected=None, **settings)
+    segments = plan.segments if carries.memory else tuple(replace(s, memory=None) for s in plan.segments)
+    return replace(plan, expected=None, segments=segments, **settings)
 
 
 def _refused(carries: Carries, plan: Plan) -> Iterator[Limit]:

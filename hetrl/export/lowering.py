@@ -15,6 +15,7 @@ from hetrl.device_bridge.surrogate.schedule import Placed, Schedule
 from hetrl.envs.space import Bools, PlanSpace
 from hetrl.errors import Infeasible
 from hetrl.export.base import Carries
+from hetrl.export.claims import carried
 from hetrl.export.expected import engine_set
 from hetrl.graph import OperatorGraph
 from hetrl.objective import Objective
@@ -48,14 +49,14 @@ def lowered(plan: Plan, graph: OperatorGraph, spec: DeviceSpec, carries: Carries
     space = Expressible(device, carries)
     possible = space.possible_at(space.compressions[0])
     if carries.one_processor:
-        return _on_one(plan, space, possible, condition)
+        return _for(plan, _on_one(plan, space, possible, condition), carries)
     found = exact(space, Objective(), condition) if possible.any(axis=1).all() else None
     if found is None or found.schedule is None:
         raise _nothing(plan, space)
     best = plan_of(
         found.schedule, graph, space.options, space.engine, device=plan.device, made_by=MadeBy(method="lowered")
     )
-    return replace(best, model=plan.model, compression=plan.compression)
+    return _for(plan, best, carries)
 
 
 def _on_one(plan: Plan, space: PlanSpace, possible: Bools, condition: Condition) -> Plan:
@@ -73,7 +74,12 @@ def _on_one(plan: Plan, space: PlanSpace, possible: Bools, condition: Condition)
                 best = measured.latency_ms, made
     if best is None:
         raise _nothing(plan, space)
-    return replace(best[1], model=plan.model, compression=plan.compression)
+    return best[1]
+
+
+def _for(plan: Plan, best: Plan, carries: Carries) -> Plan:
+    """The best plan as one of the given plan's model, without what the format has no word for."""
+    return carried(carries, replace(best, model=plan.model, compression=plan.compression))
 
 
 def _nothing(plan: Plan, space: PlanSpace) -> Infeasible:

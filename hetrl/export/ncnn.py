@@ -67,7 +67,7 @@ class Ncnn(Exporter):
 
     name = "ncnn"
     summary = "one ncnn net (.param and .bin) with a feature mask for every layer"
-    engine = "ncnn"
+    engines = frozenset({"ncnn"})
     packages = {"ncnn": "ncnn", "onnx": "onnx"}
     carries = Carries(
         axes=frozenset({Axis.NONE, Axis.HEIGHT, Axis.OUTPUT_CHANNELS}),

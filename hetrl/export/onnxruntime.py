@@ -87,7 +87,7 @@ class OnnxRuntime(Exporter):
 
     name = "onnxruntime"
     summary = "cut ONNX models, one session a segment with its own providers and threads"
-    engine = "onnxruntime"
+    engines = frozenset({"onnxruntime"})
     packages = {"onnx": "onnx", "onnxruntime": "onnxruntime"}
     carries = Carries(
         axes=frozenset({Axis.NONE, Axis.HEIGHT, Axis.OUTPUT_CHANNELS}),

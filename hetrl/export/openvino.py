@@ -65,7 +65,7 @@ class OpenVino(Exporter):
 
     name = "openvino"
     summary = "OpenVINO IR with an affinity for every operator, for HETERO"
-    engine = "openvino"
+    engines = frozenset({"openvino"})
     packages = {"onnx": "onnx", "openvino": "openvino"}
     carries = Carries(
         axes=frozenset({Axis.NONE, Axis.HEIGHT, Axis.OUTPUT_CHANNELS}),

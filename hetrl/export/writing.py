@@ -77,7 +77,7 @@ def write_bundle(exporter: Exporter, order: Order, said: Said, out: Path) -> Man
 
 
 def _other_engine(exporter: Exporter, plan: Plan) -> tuple[str, ...]:
-    others = [name for name in engines_used(plan) if name != exporter.engine]
+    others = [name for name in engines_used(plan) if name not in exporter.engines]
     if not others:
         return ()
     return (f"what is expected is for {' and '.join(others)}: times in {exporter.name} are others",)
