@@ -171,8 +171,8 @@ def report(rows: list[dict]) -> str:
         f"Of each network the plans of {', '.join(HANDS)}, {RANDOM} random legal plans and a learned one. Each cell: "
         "bundles without a failed check, of how many; how many plans share operators; the largest error of an output.",
         "",
-        f"Last columns: hand policies' plans lowered to the runtimes and to {', '.join(TEXTS)}; of the latter, how many "
-        "whose files say what the plan does, and of all, how many whose price is what `hetrl measure` says.",
+        f"Last columns: hand policies' plans lowered to the runtimes and to {', '.join(TEXTS)}; of the latter, how "
+        "many whose files say what the plan does, and of all, how many whose price is what `hetrl measure` says.",
         "",
         "| network | " + " | ".join(FORMATS) + " | text files | prices |",
         "|---|" + "---|" * (len(FORMATS) + 2),
