@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from hetrl.accuracy import PREDICTED_DROPS
 from hetrl.cache import cache_folder
 from hetrl.compress.planned import compressed_graph
 from hetrl.compression import NO_COMPRESSION
+from hetrl.condition import Condition
 from hetrl.device_bridge.blobs import BlobStore
 from hetrl.device_bridge.host.opening import HOST, host_spec
 from hetrl.device_bridge.spec import DeviceSpec, builtin_names, load_spec
@@ -33,6 +35,7 @@ from hetrl.zoo.source import FileSource, ModelSource, open_source
 
 InputShapes = Mapping[str, tuple[int, ...]]
 _FEW = 3  # limits that fit into an error's line
+PLACEMENT = ("segments", "overlap")  # fields whose loss another placement may make up for
 
 
 class Exported(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,13 +88,14 @@ def export(plan_file: Path, format_name: str, out: Path, asked: Asked) -> Export
     smaller = compressed_graph(graph, plan.compression) if plan.compression.changes else graph
     spec = _spec(plan, asked.device)
     weighted = None
+    _refuse_useless(exporter, plan, asked)
     if exporter.needs_weights:
         source = _source(plan, plan_file, graph, asked)
         weighted = _weighted(source, plan, graph, smaller)
     given = Order(plan, smaller, spec, weighted)
     claims = exporter.claims(plan, smaller)
     order, said = _settled(exporter, given, graph, claims, asked.lower)
-    manifest = write_bundle(exporter, order, said, out)
+    manifest = write_bundle(exporter, order, _with_notes(said, asked.seeded_weights), out)
     return Exported(
         out=str(out),
         format=exporter.name,
@@ -103,6 +107,14 @@ def export(plan_file: Path, format_name: str, out: Path, asked: Asked) -> Export
         original_ms=said.original_ms,
         notes=manifest.notes,
     )
+
+
+def _with_notes(said: Said, seeded_weights: int | None) -> Said:
+    """With a word on weights that are drawn."""
+    if seeded_weights is None:
+        return said
+    note = f"weights that the model lacks are random numbers, drawn from the seed {seeded_weights}"
+    return dataclasses.replace(said, notes=(note,))
 
 
 def model_of(plan: Plan, model: str | Path | None, input_shapes: InputShapes | None) -> OperatorGraph:
@@ -128,22 +140,36 @@ def _settled(exporter: Exporter, given: Order, graph: OperatorGraph, claims: Cla
             "--lower exports the best plan that it can carry",
         )
     if not (lower and limits):
-        return given, Said(_expected(exporter, given, graph, claims), claims.left_out)
+        return given, Said(_expected(exporter, given, graph, condition, claims), claims.left_out)
     if given.spec is None:
         raise UsageError(f"{plan.device!r} is not known here, so nothing can be lowered", "name its file with --device")
-    before = plan.expected.latency_ms if plan.expected else predicted(plan, graph, given.spec, condition).latency_ms
-    other = exporter.lowered(plan, given.graph, given.spec, condition)
+    before = predicted(plan, graph, given.spec, condition).latency_ms if not plan.stretched else None
+    if claims.refused or any(limit.field in PLACEMENT for limit in claims.left_out):
+        other = exporter.lowered(plan, given.graph, given.spec, condition)
+    else:  # operators stay where they are, without the settings that are lost
+        other = exporter.carried(plan, given.graph)
     order = Order(other, given.graph, given.spec, given.weighted)
     again = exporter.claims(other, given.graph)
     if again.refused:
         raise Infeasible(f"{exporter.name} carries no plan of this model: {_in_words(again.refused)}")
-    expected = _expected(exporter, order, graph, again)
+    drop_pct = None if plan.expected is None else plan.expected.accuracy_drop_pct
+    expected = _expected(exporter, order, graph, condition, again, drop_pct)
     return order, Said(expected, again.left_out, limits, before)
 
 
-def _expected(exporter: Exporter, order: Order, graph: OperatorGraph, claims: Claims) -> Expected | None:
-    """What the device's planner says of what is carried; the maker's own word where nothing is left out."""
-    plan, condition = order.plan, condition_of(order.plan)
+def _expected(
+    exporter: Exporter,
+    order: Order,
+    graph: OperatorGraph,
+    condition: Condition,
+    claims: Claims,
+    drop_pct: float | None = None,
+) -> Expected | None:
+    """What the device's planner says of what is carried; the maker's own word where nothing is left out.
+
+    :param drop_pct: known of the plan that this one was made for.
+    """
+    plan = order.plan
     if plan.expected is not None and not claims.left_out:
         return plan.expected
     if order.spec is None or plan.stretched:
@@ -156,8 +182,9 @@ def _expected(exporter: Exporter, order: Order, graph: OperatorGraph, claims: Cl
         measured = predicted(replace(sequence, compression=NO_COMPRESSION), whole, order.spec, condition)
     else:
         measured = predicted(there, graph, order.spec, condition)
-    known = plan.expected.accuracy_drop_pct if plan.expected is not None else PREDICTED_DROPS.of_plan(plan)
-    return promise(measured, plan, condition, known)
+    if drop_pct is None:
+        drop_pct = plan.expected.accuracy_drop_pct if plan.expected else PREDICTED_DROPS.of_plan(plan)
+    return promise(measured, condition, drop_pct)
 
 
 def _spec(plan: Plan, device: str | None) -> DeviceSpec | None:
@@ -202,6 +229,18 @@ def _source(plan: Plan, plan_file: Path, graph: OperatorGraph, asked: Asked) -> 
             "give them with --weights FILE, or draw random ones with --seeded-weights SEED",
         ) from error
     return source
+
+
+def _refuse_useless(exporter: Exporter, plan: Plan, asked: Asked) -> None:
+    """:raises UsageError: options that would do nothing."""
+    artefact = plan.compression.artefact_sha256 is not UNSET
+    weights = asked.weights is not None or asked.seeded_weights is not None
+    if not exporter.needs_weights and (weights or asked.compressed is not None):
+        raise UsageError(f"a bundle for {exporter.name} holds no weights", "leave the options for weights away")
+    if asked.compressed is not None and not artefact:
+        raise UsageError("--compressed is for plans that were measured with a compressed model", "leave it away")
+    if artefact and weights:
+        raise UsageError("the plan was measured with weights of its own", "name their file with --compressed")
 
 
 def _artefact(sha256: str, file: Path, named: bool) -> ModelSource:

@@ -12,7 +12,8 @@ import numpy as np
 from hetrl.device_bridge.runner.significance import median_interval
 from hetrl.errors import UnknownName, UsageError
 from hetrl.export.base import Moved, find_exporter
-from hetrl.export.bundle import Bundle, open_bundle
+from hetrl.export.bundle import Bundle, is_bundle, open_bundle
+from hetrl.export.npz import read_npz, write_npz
 from hetrl.export.samples import samples
 from hetrl.graph.single import Array
 from hetrl.plan import Evidence
@@ -31,9 +32,10 @@ class Output(msgspec.Struct, frozen=True):
 
 
 class Ran(msgspec.Struct, frozen=True, kw_only=True):
-    """What `hetrl run` did."""
+    """What `hetrl run` did; `inferences` were timed."""
 
     format: str
+    inferences: int
     latency_ms: float
     latency_interval_ms: tuple[float, float] | None
     evidence: Evidence
@@ -48,6 +50,10 @@ def run_bundle(path: Path, data: Path | None, out: Path | None, repeats: int) ->
     :raises Refused: the bundle is not what its manifest says, or its runtime does not take it.
     :raises UsageError: arrays are missing, or have another shape; a format that runs nothing.
     """
+    if not path.exists():
+        raise UsageError(f"{path} does not exist", "`hetrl export` writes bundles")
+    if not is_bundle(path):
+        raise UsageError(f"{path} is no bundle", "`hetrl export` makes one of a plan")
     with open_bundle(path) as bundle:
         exporter = find_exporter(bundle.manifest.format)
         if not exporter.runs:
@@ -55,10 +61,10 @@ def run_bundle(path: Path, data: Path | None, out: Path | None, repeats: int) ->
         inputs = samples(bundle)[0] if data is None else _read(data, bundle)
         tried = exporter.load_and_run(bundle, inputs, repeats)
     if out is not None:
-        with out.open("wb") as file:
-            np.savez(file, **tried.outputs)  # type: ignore[arg-type]
+        write_npz(out, tried.outputs)
     return Ran(
         format=exporter.name,
+        inferences=len(tried.latency_ms),
         latency_ms=median(tried.latency_ms),
         latency_interval_ms=median_interval(tried.latency_ms, CONFIDENCE),
         evidence=Evidence.MEASURED,
@@ -73,20 +79,17 @@ def _output(name: str, array: Array) -> Output:
 
 
 def _read(file: Path, bundle: Bundle) -> dict[str, Array]:
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            there = {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, EOFError) as error:
-        raise UsageError(f"{file} is no npz file of arrays ({error})", "numpy.savez writes one") from None
+    """A single input's array may be called `inputs`."""
+    there = read_npz(file)
     found = {}
     for tensor in bundle.manifest.inputs:
         array = there.get(tensor.name, there.get("inputs") if len(bundle.manifest.inputs) == 1 else None)
         wanted = f"{tensor.dtype} {list(tensor.shape)}"
         if array is None:
             raise UsageError(f"{file} has no array {tensor.name!r}", f"it should be {wanted}")
-        if array.shape != tensor.shape:
-            raise UsageError(f"{file}: {tensor.name!r} is {list(array.shape)}", f"it should be {wanted}")
-        found[tensor.name] = np.ascontiguousarray(array, dtype=tensor.dtype)
+        if array.shape != tensor.shape or not np.can_cast(array.dtype, np.dtype(tensor.dtype), "same_kind"):
+            raise UsageError(f"{file}: {tensor.name!r} is {array.dtype} {list(array.shape)}", f"it should be {wanted}")
+        found[tensor.name] = np.asarray(array, dtype=tensor.dtype, order="C")
     return found
 
 

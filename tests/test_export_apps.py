@@ -109,10 +109,10 @@ def test_validating_a_plan_on_its_device(tmp_path: Path, capsys: pytest.CaptureF
         (["export", "ZOO", "--format", "ncnn", "--out", "x", "--weights", "PLAN"], 2, "PLAN"),
         (["export", "ZOO", "--format", "ncnn", "--out", ".", "--seeded-weights", "0"], 2, "exists already"),
         (["export", "ZOO", "--format", "ncnn", "--out", "x", "--device", "d2", "--seeded-weights", "0"], 2, "is 'd2'"),
-        (["validate", "nowhere"], 1, "cannot be read"),
-        (["run", "nowhere"], 1, "does not exist"),
+        (["validate", "nowhere"], 2, "does not exist"),
+        (["run", "nowhere"], 2, "does not exist"),
         (["run", "nothing", "--print-loader"], 2, "unknown loader"),
-        (["run", "PLAN"], 1, "is no sound zip file"),
+        (["run", "PLAN"], 2, "is no bundle"),
     ],
 )
 def test_mistakes_cost_one_line(

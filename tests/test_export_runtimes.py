@@ -15,7 +15,6 @@ from hetrl.device_bridge.spec import load_spec
 from hetrl.errors import Infeasible
 from hetrl.export.bundle import open_bundle
 from hetrl.export.onnxruntime import read_sessions
-from hetrl.export.submodels import count_submodels
 from hetrl.exporting import Asked, export
 from hetrl.graph.reader import load_graph
 from hetrl.plan import Axis, Part
@@ -161,16 +160,6 @@ def test_a_processor_that_a_format_does_not_know_is_refused_unless_lowered(tmp_p
 
 def replace_lower(asked: Asked) -> Asked:
     return Asked(model=asked.model, lower=True)
-
-
-def test_pieces_that_would_wait_for_themselves_are_cut() -> None:
-    chain = {"a1": (), "b1": ("a1",), "a2": ("b1",), "b2": ("a2",), "a3": ("b2", "a1")}
-    assert count_submodels(chain, {name: name[0] for name in chain}, {}) == 5
-    assert count_submodels(chain, dict.fromkeys(chain, "a"), {}) == 1
-    fork = {"a1": (), "b1": ("a1",), "b2": ("a1",), "a2": ("b1", "b2")}
-    assert count_submodels(fork, {name: name[0] for name in fork}, {}) == 4
-    apart = {"a1": (), "b1": (), "a2": ("a1",), "b2": ("b1",)}
-    assert count_submodels(apart, {name: name[0] for name in apart}, {}) == 2
 
 
 def test_a_wrong_weight_is_noticed_by_its_output(tmp_path: Path) -> None:

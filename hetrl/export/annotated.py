@@ -18,12 +18,13 @@ import onnx
 from hetrl.export.base import Carries, Check, Exporter, Moved, Order, Tried, unit_kind
 from hetrl.export.bundle import Bundle, Refused
 from hetrl.export.onnxruntime import CPU, PROVIDERS, check_weights, ran_on
-from hetrl.export.places import copy_weights
+from hetrl.export.places import copy_weights, misplaced
+from hetrl.export.texts import write_json
 from hetrl.export.timing import timed_ms
 from hetrl.export.whole import KEYS, annotate, whole_model
 from hetrl.graph.single import Array
 from hetrl.partition import require_engines
-from hetrl.plan import Axis
+from hetrl.plan import Axis, Plan
 
 MODEL, SIDECAR = "model.onnx", "session.json"
 SETTING = "session.layer_assignment_settings"
@@ -65,7 +66,7 @@ class AnnotatedOnnxRuntime(Exporter):
         (folder / MODEL).write_bytes(model.SerializeToString(deterministic=True))
         copy_weights(order.model.store, whole.files, folder)
         session = Session(config={SETTING: _rules(annotations)}, annotations=annotations)
-        (folder / SIDECAR).write_bytes(msgspec.json.format(msgspec.json.encode(session), indent=1) + b"\n")
+        write_json(folder / SIDECAR, session)
 
     def readme(self, order: Order) -> str:
         rules = _rules({name: f"p{number}" for number, name in enumerate(order.plan.processors)})
@@ -105,7 +106,7 @@ class AnnotatedOnnxRuntime(Exporter):
         return Tried(
             outputs=outputs,
             latency_ms=samples,
-            placement=_annotated(model, settings, sum(ran_on(session).values())),
+            placement=_annotated(model, settings, bundle.manifest.plan, sum(ran_on(session).values())),
             moved=_moved(model),
         )
 
@@ -116,10 +117,16 @@ def read_session(bundle: Bundle) -> Session:
         found = msgspec.json.decode((bundle.folder / SIDECAR).read_bytes(), type=Session)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise Refused(f"{SIDECAR} cannot be read: {error}", "export the plan again") from None
+    if set(found.annotations) != set(bundle.manifest.plan.processors):
+        raise Refused(f"{SIDECAR} names other processors than the plan", "export the plan again")
     if found.config != {SETTING: _rules(found.annotations)}:
         raise Refused(f"{SIDECAR} sets more than where nodes run, or something else", "export the plan again")
     check_weights(bundle.folder / MODEL, {file.path for file in bundle.manifest.files})
     return found
+
+
+def _notes(node: onnx.NodeProto) -> dict[str, str]:
+    return {entry.key: entry.value for entry in node.metadata_props}
 
 
 def _rules(annotations: Mapping[str, str]) -> str:
@@ -130,19 +137,24 @@ def _rules(annotations: Mapping[str, str]) -> str:
     return ";".join(f"{device}({', '.join(found)})" for device, found in by_device.items())
 
 
-def _annotated(model: onnx.ModelProto, settings: Session, assigned: int) -> Check:
-    """Whether every node names a processor and its annotation, and the runtime took all of them."""
+def _annotated(model: onnx.ModelProto, settings: Session, plan: Plan, assigned: int) -> Check:
+    """Whether every node names its processor and its annotation, and the runtime took all of them."""
+    processors = {node.name: _notes(node).get(KEYS[0], "") for node in model.graph.node}
+    wrong = misplaced(plan, processors)
+    if wrong:
+        return Check("placement", False, f"{wrong[0]!r} is not where the plan has it")
     for node in model.graph.node:
-        notes = {entry.key: entry.value for entry in node.metadata_props}
+        notes = _notes(node)
         if notes.get(ANNOTATION) != settings.annotations.get(notes.get(KEYS[0], "")):
             return Check("placement", False, f"{node.name!r} is not annotated as its processor")
     count = len(model.graph.node)
-    return Check("placement", assigned == count, f"{assigned} of {count} annotated nodes taken by the session")
+    right = assigned >= count  # nodes of subgraphs count as well
+    return Check("placement", right, f"{min(assigned, count)} of {count} annotated nodes taken by the session")
 
 
 def _moved(model: onnx.ModelProto) -> tuple[Moved, ...]:
     """On this computer all is the CPU provider's."""
-    metadata = [{entry.key: entry.value for entry in node.metadata_props} for node in model.graph.node]
+    metadata = [_notes(node) for node in model.graph.node]
     counts = Counter(notes[KEYS[0]] for notes in metadata if KEYS[0] in notes)
     found = []
     for processor, operators in counts.items():

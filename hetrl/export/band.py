@@ -140,7 +140,8 @@ def _processors(order: Order) -> tuple[str, ...]:
     """One for each worker: the engine set's, or where it is not known, a CPU and the plan's own."""
     own = order.plan.processors[0]
     if order.spec is not None:
-        return tuple(p.id for p in order.spec.engine(engine_set(order.plan, order.spec)).processors)
+        there = order.spec.engine(engine_set(order.plan, order.spec)).processors
+        return tuple(p.id for p in there if unit_of(p.id) in _DEVICES)
     return (own,) if unit_of(own) == "cpu" else ("/".join(("cpu", *own.split("/")[1:])), own)
 
 

@@ -12,6 +12,7 @@ import shutil
 import stat
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,6 @@ from typing import IO, Literal
 import msgspec
 
 from hetrl.compression import SHA256
-from hetrl.device_bridge.runner.job import TensorInfo
 from hetrl.errors import HetrlError, PlanError
 from hetrl.export.base import Limit
 from hetrl.plan import Expected, Plan
@@ -30,7 +30,7 @@ SCHEMA: Literal["hetrl.bundle/1"] = "hetrl.bundle/1"
 MANIFEST = "manifest.json"
 README = "README.md"
 MAX_MANIFEST_BYTES = 64 << 20
-MAX_BYTES = 16 << 30  # of all files: more than any phone's memory
+MAX_BYTES = 16 << 30  # of all files: as much as most phones' memory
 MAX_FILES = 20_000
 MAX_RATIO = 200  # inflated bytes for one in the archive; float weights do not reach 20
 _NAME = re.compile(r"[A-Za-z0-9_.@+-]{1,128}")
@@ -60,17 +60,13 @@ class Tensor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dtype: str
     file: str | None = None
 
-    @staticmethod
-    def of(info: TensorInfo, file: str | None) -> Tensor:
-        return Tensor(info.name, info.shape, info.dtype, file)
-
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What a bundle is.
 
     :param plan: that it carries, after lowering; `expected` what was expected of it on the plan's device.
     :param left_out: of the plan; `lowered`: of the plan that the user gave, for whose sake this one was found.
-    :param original: the given plan's expected latency, where it was lowered.
+    :param original_ms: what the device's surrogate says of the given plan, where it was lowered.
     :param tolerance: how far outputs may be off: largest difference over largest value.
     :param versions: of what the files were made with.
     :param sha256: of this manifest with this field empty.
@@ -150,13 +146,15 @@ def open_bundle(path: Path) -> Iterator[Bundle]:
 
 def is_bundle(path: Path) -> bool:
     """Whether a path is meant as a bundle: a folder, or a zip file; plans are JSON files."""
-    return path.is_dir() or (path.is_file() and zipfile.is_zipfile(path))
+    return path.is_dir() or path.suffix == ".zip" or (path.is_file() and zipfile.is_zipfile(path))
 
 
 def _checked(folder: Path, named: Path) -> Bundle:
     there = _regular_files(folder, named)
     if MANIFEST not in there:
         raise _refused(named, f"has no {MANIFEST}", "`hetrl export` writes bundles")
+    if there[MANIFEST] > MAX_MANIFEST_BYTES:
+        raise _refused(named, f"{MANIFEST} has {there[MANIFEST]} bytes")
     manifest = _manifest((folder / MANIFEST).read_bytes(), named)
     listed = {file.path for file in manifest.files}
     for name in sorted(listed - set(there)):
@@ -193,8 +191,6 @@ def _regular_files(folder: Path, named: Path) -> dict[str, int]:
 
 
 def _manifest(data: bytes, named: Path) -> Manifest:
-    if len(data) > MAX_MANIFEST_BYTES:
-        raise _refused(named, f"{MANIFEST} has {len(data)} bytes")
     try:
         manifest = msgspec.json.decode(data, type=Manifest)
     except PlanError as error:
@@ -236,11 +232,12 @@ def _unpack(archive: Path, folder: Path) -> None:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with file.open(entry) as source, target.open("wb") as out:
                     _copy(source, out, entry.file_size, archive)
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError, OSError, ValueError) as error:
         raise _refused(archive, f"is no sound zip file ({error})") from None
 
 
 def _check_entries(file: zipfile.ZipFile, archive: Path) -> None:
+    """Before anything is unpacked: names, kinds and sizes are the manifest's, and small for the archive."""
     entries = file.infolist()
     if len(entries) > MAX_FILES or len({entry.filename for entry in entries}) != len(entries):
         raise _refused(archive, "has too many entries, or one twice")
@@ -250,12 +247,19 @@ def _check_entries(file: zipfile.ZipFile, archive: Path) -> None:
         kind = stat.S_IFMT(entry.external_attr >> 16)
         if kind not in (0, stat.S_IFREG):
             raise _refused(archive, f"{entry.filename!r} is a symbolic link or no plain file")
-        if entry.flag_bits & 1:
-            raise _refused(archive, f"{entry.filename!r} is encrypted")
+        if entry.flag_bits & 1 or entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise _refused(archive, f"{entry.filename!r} is encrypted, or packed in an unusual way")
         if entry.file_size > MAX_RATIO * (entry.compress_size + 1024):
             raise _refused(archive, f"{entry.filename!r} inflates to {entry.file_size} bytes")
-    if sum(entry.file_size for entry in entries) > MAX_BYTES:
-        raise _refused(archive, f"inflates to more than {MAX_BYTES >> 30} GiB")
+    sizes = {entry.filename: entry.file_size for entry in entries}
+    total = sum(sizes.values())
+    if total > min(MAX_BYTES, MAX_RATIO * (archive.stat().st_size + 1024)):
+        raise _refused(archive, f"inflates to {total} bytes, which is more than it may")
+    if sizes.pop(MANIFEST, MAX_MANIFEST_BYTES + 1) > MAX_MANIFEST_BYTES:
+        raise _refused(archive, f"has no {MANIFEST}, or a huge one", "`hetrl export` writes bundles")
+    manifest = _manifest(file.read(MANIFEST), archive)
+    if sizes != {listed.path: listed.bytes for listed in manifest.files}:
+        raise _refused(archive, "holds other files than its manifest lists, or of other sizes")
 
 
 def _copy(source: IO[bytes], out: IO[bytes], limit: int, archive: Path) -> None:

@@ -17,7 +17,7 @@ def general_claims(carries: Carries, plan: Plan) -> Claims:
 
 
 def carried(carries: Carries, plan: Plan) -> Plan:
-    """The plan without what is left out."""
+    """The plan without what is left out; its memory types stay, since times without them are not known."""
     settings = {
         "caps": plan.caps if carries.caps else (),
         "process_cap": plan.process_cap if carries.process_cap else UNSET,
@@ -25,8 +25,7 @@ def carried(carries: Carries, plan: Plan) -> Plan:
         "kernel_slice_ms": plan.kernel_slice_ms if carries.kernel_slice else None,
         "overlap": plan.overlap and carries.overlap,
     }
-    segments = plan.segments if carries.memory else tuple(replace(s, memory=None) for s in plan.segments)
-    return replace(plan, expected=None, segments=segments, **settings)
+    return replace(plan, expected=None, **settings)
 
 
 def _refused(carries: Carries, plan: Plan) -> Iterator[Limit]:

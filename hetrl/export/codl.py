@@ -89,6 +89,8 @@ class Codl(Exporter):
         refused = (*found.refused, *kernel_time_limits(plan), *memory_limits(plan), *one_each(plan))
         if plan.stretched:
             return Claims(refused, found.left_out)
+        if any(self.carries.takes(name) for name in plan.processors):
+            return Claims(refused, found.left_out)
         return Claims((*refused, *places_refused(plan, graph)), (*found.left_out, *done_without(plan, graph)))
 
     def carried(self, plan: Plan, graph: OperatorGraph) -> Plan:
@@ -125,6 +127,8 @@ class Codl(Exporter):
 
     def text_checks(self, bundle: Bundle) -> Iterator[Check]:
         operators, plan = read_json(bundle, SIDECAR, Operators), bundle.manifest.plan
+        if operators.net != net_name(plan.model.name):
+            raise Refused(f"{SIDECAR} is for a net of another name than the plan's", "export the plan again")
         dims = read_dims(read_text(bundle, f"pdim_config_{operators.net}.txt"))
         ratios = read_ratios(read_text(bundle, f"pratio_config_{operators.net}.txt"))
         entries = operators.operators

@@ -68,7 +68,7 @@ def in_sequence(plan: Plan, whole: WholeModel, spec: DeviceSpec) -> tuple[Plan, 
     return replace(plan, model=model_ref(graph), segments=tuple(segments), overlap=False, expected=None), graph
 
 
-def promise(measured: Measurement, plan: Plan, condition: Condition, accuracy_drop_pct: float) -> Expected | None:
+def promise(measured: Measurement, condition: Condition, accuracy_drop_pct: float) -> Expected | None:
     """A measurement as a plan's promise; None where there is none."""
     if measured.latency_ms is None:
         return None

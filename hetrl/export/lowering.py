@@ -14,7 +14,7 @@ from hetrl.device_bridge.surrogate.device import SurrogateDevice
 from hetrl.device_bridge.surrogate.schedule import Placed, Schedule
 from hetrl.envs.space import Bools, PlanSpace
 from hetrl.errors import Infeasible
-from hetrl.export.base import Carries
+from hetrl.export.base import Carries, unit_kind
 from hetrl.export.claims import carried
 from hetrl.export.expected import engine_set
 from hetrl.graph import OperatorGraph
@@ -78,8 +78,16 @@ def _on_one(plan: Plan, space: PlanSpace, possible: Bools, condition: Condition)
 
 
 def _for(plan: Plan, best: Plan, carries: Carries) -> Plan:
-    """The best plan as one of the given plan's model, without what the format has no word for."""
-    return carried(carries, replace(best, model=plan.model, compression=plan.compression))
+    """The best placement with the given plan's model, and its settings as far as the format has words for them."""
+    used = set(best.processors)
+    accelerated = any(unit_kind(name.split("/")[0]) != "cpu" for name in used)
+    settings = {
+        "caps": tuple(cap for cap in plan.caps if cap.processor in used),
+        "process_cap": plan.process_cap,
+        "queue_window": plan.queue_window if accelerated else None,
+        "kernel_slice_ms": plan.kernel_slice_ms if accelerated else None,
+    }
+    return carried(carries, replace(best, model=plan.model, compression=plan.compression, **settings))
 
 
 def _nothing(plan: Plan, space: PlanSpace) -> Infeasible:

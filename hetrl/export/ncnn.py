@@ -19,7 +19,8 @@ from hetrl.device_bridge.runner.engines.ncnn import blob_name
 from hetrl.errors import PlanError
 from hetrl.export.base import Carries, Check, Claims, Exporter, Limit, Moved, Order, Tried, unit_kind
 from hetrl.export.bundle import Bundle, Refused
-from hetrl.export.places import cores_of
+from hetrl.export.places import cores_of, misplaced
+from hetrl.export.texts import write_json
 from hetrl.export.timing import timed_ms
 from hetrl.export.whole import Place, WholeModel, whole_model
 from hetrl.graph import OperatorGraph
@@ -93,13 +94,14 @@ class Ncnn(Exporter):
                 if layer.weights:
                     file.write(layer.encode_weights())
         settings = _settings(order, layers, whole)
-        (folder / SIDECAR).write_bytes(msgspec.json.format(msgspec.json.encode(settings), indent=1) + b"\n")
+        write_json(folder / SIDECAR, settings)
 
     def readme(self, order: Order) -> str:
         read, made = (blob_name(names[0]) for names in (order.graph.inputs, order.graph.outputs))
+        vulkan = any(unit_kind(name.split("/")[0]) == "gpu" for name in order.plan.processors)
         return (
-            "`ncnn.json` says which options to set before loading. In C++:\n\n"
-            "    ncnn::set_cpu_powersave(2); ncnn::Net net; net.opt.use_vulkan_compute = true;\n"
+            f"`{SIDECAR}` has the options to set before loading, and all inputs and outputs. In C++:\n\n"
+            f"    ncnn::Net net; net.opt.use_vulkan_compute = {str(vulkan).lower()};\n"
             f'    net.load_param("{PARAM}"); net.load_model("{WEIGHTS}");\n'
             "    ncnn::Extractor run = net.create_extractor();\n"
             f'    run.input("{read}", in); run.extract("{made}", out);\n'
@@ -227,9 +229,10 @@ def _placement(net: Any, settings: Settings, bundle: Bundle, has_vulkan: bool) -
     layers = net.layers()
     if len(layers) != len(lines):
         return Check("placement", False, f"ncnn made {len(layers)} layers of {len(lines)}"), ()
-    kept = sum(stays.values())
-    wanted = sum(count for name, count in settings.layers.items() if unit_kind(name.split("/")[0]) == "cpu")
-    check = Check("placement", kept == wanted, f"{kept} of {len(layers)} layers stay on the CPU, the plan has {wanted}")
+    wrong = _elsewhere(bundle.manifest.plan, stays)
+    if wrong:
+        return Check("placement", False, f"the layer {wrong[0]!r} is not where the plan has it"), ()
+    check = Check("placement", True, f"{sum(stays.values())} of {len(layers)} layers stay on the CPU, as planned")
     if not settings.use_vulkan:
         return check, ()
     gpu = next(name for name in settings.layers if unit_kind(name.split("/")[0]) == "gpu")
@@ -240,6 +243,17 @@ def _placement(net: Any, settings: Settings, bundle: Bundle, has_vulkan: bool) -
     types = ", ".join(sorted({str(layer.type) for layer in refused}))
     moved = (Moved(-1, gpu, "CPU", len(refused), f"ncnn has no Vulkan code for {types}"),) if refused else ()
     return check, moved
+
+
+def _elsewhere(plan: Plan, stays: Mapping[str, bool]) -> list[str]:
+    """Layers that stay on the CPU and should not, or the other way round."""
+    on_cpu = {name: unit_kind(name.split("/")[0]) == "cpu" for name in plan.processors}
+    found = []
+    for layer, cpu in stays.items():
+        able = [name for name, is_cpu in on_cpu.items() if is_cpu is cpu]
+        if misplaced(plan, {layer: ""}) and all(misplaced(plan, {layer: name}) for name in able):
+            found.append(layer)
+    return found
 
 
 EXPORTER = Ncnn()

@@ -13,7 +13,8 @@ from msgspec.structs import replace as struct_replace
 from hetrl.device_bridge.runner.job import Job, Port
 from hetrl.export.base import Carries, Check, Exporter, Moved, Order, Tried, unit_kind
 from hetrl.export.bundle import Bundle, Refused
-from hetrl.export.places import copy_weights, cores_of, share_of
+from hetrl.export.places import copy_weights, cores_of, misplaced, share_of
+from hetrl.export.texts import write_json
 from hetrl.export.timing import timed_ms
 from hetrl.graph.single import Array
 from hetrl.partition import require_engines
@@ -22,6 +23,7 @@ from hetrl.plan import Axis, Plan
 
 SESSIONS = "sessions.json"
 CPU = "CPUExecutionProvider"
+WHOLE_PCT = 100
 # Providers by what they drive, the more general first; https://onnxruntime.ai/docs/execution-providers/.
 PROVIDERS: Mapping[str, tuple[str, ...]] = {
     "cpu": (),
@@ -115,7 +117,7 @@ class OnnxRuntime(Exporter):
                     processor=processor,
                     segment=piece.segment,
                     share_pct=share_pct,
-                    providers=(*_providers(processor), CPU),
+                    providers=_preferred(processor),
                     threads=len(cores_of(order.spec, processor)),
                     cores=cores_of(order.spec, processor),
                     reads=tuple(map(_entry, piece.reads)),
@@ -131,7 +133,7 @@ class OnnxRuntime(Exporter):
             tensors=tuple(TensorEntry(t.name, t.shape, t.dtype) for t in job.tensors if t.name in shared),
             sessions=tuple(entries),
         )
-        (folder / SESSIONS).write_bytes(msgspec.json.format(msgspec.json.encode(sessions), indent=1) + b"\n")
+        write_json(folder / SESSIONS, sessions)
 
     def readme(self, order: Order) -> str:
         return (
@@ -175,7 +177,7 @@ class OnnxRuntime(Exporter):
         return Tried(
             outputs=outputs,
             latency_ms=samples,
-            placement=_placement(sessions, ran),
+            placement=_placement(bundle, sessions, ran),
             moved=_moved(sessions, ran, here),
         )
 
@@ -189,6 +191,8 @@ def read_sessions(bundle: Bundle) -> Sessions:
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise Refused(f"{SESSIONS} cannot be read: {error}", "export the plan again") from None
     for number, entry in enumerate(sessions.sessions):
+        if entry.processor not in bundle.manifest.plan.processors or entry.providers != _preferred(entry.processor):
+            raise Refused(f"{SESSIONS}: session {number} is for other processors or providers than the plan's")
         if entry.model not in files:
             raise Refused(f"{SESSIONS} names {entry.model!r}, which is not in the bundle")
         if any(not 0 <= other < number for other in entry.after) or not 0 < entry.duty <= 1:
@@ -227,11 +231,11 @@ def _job(order: Order) -> tuple[Job, dict[str, str]]:
     return order.model.partitioner.job(plan, targets), names
 
 
-def _providers(processor: str) -> tuple[str, ...]:
+def _preferred(processor: str) -> tuple[str, ...]:
+    """Providers for a processor; the CPU's takes what no other one does."""
     unit, engine, _ = processor.split("/")
-    if engine == "openvino":
-        return ("OpenVINOExecutionProvider",)
-    return PROVIDERS[unit_kind(unit)]
+    own = ("OpenVINOExecutionProvider",) if engine == "openvino" else PROVIDERS[unit_kind(unit)]
+    return (*own, CPU)
 
 
 def _entry(port: Port) -> PortEntry:
@@ -255,29 +259,35 @@ def ran_on(session: Any) -> dict[str, int]:
     return found
 
 
-def _placement(sessions: Sessions, ran: list[dict[str, int]]) -> Check:
-    """Whether each session's operators stayed together, on a provider that the bundle names."""
+def _placement(bundle: Bundle, sessions: Sessions, ran: list[dict[str, int]]) -> Check:
+    """Whether each operator is in a session for its processor, and stayed with a provider that the session names."""
+    placed = {}
+    for entry in sessions.sessions:
+        model = onnx.load(bundle.folder / entry.model, load_external_data=False)
+        shared = entry.share_pct < WHOLE_PCT
+        for node in model.graph.node:
+            placed[f"{node.name}@{entry.segment}.0" if shared else node.name] = entry.processor
+    wrong = misplaced(bundle.manifest.plan, placed)
+    if wrong:
+        return Check("placement", False, f"{wrong[0]!r} is not in a session of the processor that the plan has")
     apart = [e.model for e, found in zip(sessions.sessions, ran, strict=True) if not set(found) <= set(e.providers)]
-    operators = sum(sum(found.values()) for found in ran)
     if apart:
         return Check("placement", False, f"{', '.join(apart)} ran on providers that the bundle does not name")
+    operators = sum(sum(found.values()) for found in ran)
     count = f"{len(ran)} session" + "s" * (len(ran) != 1)
-    return Check("placement", True, f"{operators} operators in {count}, as planned")
+    return Check("placement", True, f"{operators} operators in {count}, each session for the plan's processor")
 
 
 def _moved(sessions: Sessions, ran: list[dict[str, int]], here: frozenset[str]) -> tuple[Moved, ...]:
     """What a provider's absence, or its refusal, sent to another one."""
     found = []
     for entry, by_provider in zip(sessions.sessions, ran, strict=True):
-        wanted = [name for name in entry.providers if name in here]
+        first = next(name for name in entry.providers if name in here)
+        own = entry.providers[:-1] or entry.providers  # the last one takes what no other one does
         for provider, operators in by_provider.items():
-            if provider == entry.providers[0]:
+            if provider in own:
                 continue
-            reason = (
-                f"{wanted[0]} refused them"
-                if wanted and wanted[0] != provider
-                else f"this ONNX Runtime has no {' or '.join(entry.providers[:-1])}"
-            )
+            reason = f"{first} refused them" if first in own else f"this ONNX Runtime has no {' or '.join(own)}"
             found.append(Moved(entry.segment, entry.processor, provider, operators, reason))
     return tuple(found)
 

@@ -13,20 +13,23 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-import onnx
+from msgspec.structs import replace
 
 from hetrl.export.base import Carries, Check, Claims, Exporter, Limit, Moved, Order, Tried, unit_kind
-from hetrl.export.bundle import Bundle, Refused
-from hetrl.export.places import copy_weights, cores_of
-from hetrl.export.submodels import Reads, count_submodels
+from hetrl.export.bundle import Bundle, Manifest, Refused, versions_of
+from hetrl.export.openvino_ir import placed_operators, with_own_constants
+from hetrl.export.places import copy_weights, cores_of, misplaced
+from hetrl.export.texts import write_json
 from hetrl.export.timing import timed_ms
-from hetrl.export.whole import Place, WholeModel, whole_model
+from hetrl.export.whole import whole_model
 from hetrl.graph import OperatorGraph
 from hetrl.graph.single import Array
 from hetrl.partition import require_engines
 from hetrl.plan import Axis, Plan
 
 SIDECAR = "affinity.json"
+THREADS = "INFERENCE_NUM_THREADS"
+_DIGITS = 5  # of a number of threads
 MODEL = "model.xml"
 PLUGINS = {"cpu": "CPU", "gpu": "GPU", "npu": "NPU", "dsp": "NPU"}
 PRECISIONS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
@@ -51,7 +54,7 @@ class Affinity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """What the loader reads.
 
     :param operators: device by friendly name, of every operator of the IR.
-    :param submodels: into which HETERO cuts it.
+    :param submodels: into which HETERO cut it when the bundle was made: it loads.
     """
 
     schema: Literal["hetrl.affinity/1"] = "hetrl.affinity/1"
@@ -89,24 +92,26 @@ class OpenVino(Exporter):
         import openvino
 
         whole = whole_model(order.model.partitioner, order.plan)
-        model, places = _with_own_constants(whole)
-        devices = _devices(order, Counter(place.processor for place in places.values()))
+        model = with_own_constants(whole)
+        threads = {name: len(cores_of(order.spec, name)) for name in order.plan.processors}
+        counts = Counter(place.processor for place in whole.places.values())
+        devices = _devices(order.plan.processors, threads, counts)
         by_processor = {device.processor: device.name for device in devices}
         with tempfile.TemporaryDirectory() as temporary:
             place = Path(temporary)
             copy_weights(order.model.store, whole.files, place)
             (place / "model.onnx").write_bytes(model.SerializeToString(deterministic=True))
             read = openvino.Core().read_model(place / "model.onnx")
-            _name(read, {*places, *(tensor.name for tensor in model.graph.initializer), *order.graph.inputs})
+            placed = placed_operators(read, model, whole, order.graph.inputs)
             # Written there and moved, since the IR's files are written in place.
             openvino.save_model(read, place / MODEL, compress_to_fp16=False)
             for name in (MODEL, "model.bin"):
                 shutil.move(place / name, folder / name)
-        operators = {name: by_processor[p] for name, p in sorted(_all_operators(read, places).items())}
-        reads, constants = _wiring(model, order.graph.inputs)
-        count = count_submodels(reads, operators, constants) if len(devices) > 1 else 1
-        affinity = Affinity(devices=devices, operators=operators, submodels=count)
-        (folder / SIDECAR).write_bytes(msgspec.json.format(msgspec.json.encode(affinity), indent=1) + b"\n")
+        operators = {name: by_processor[processor] for name, processor in sorted(placed.items())}
+        affinity = Affinity(devices=devices, operators=operators, submodels=0)
+        write_json(folder / SIDECAR, affinity)
+        count = _submodels(_compiled(folder, openvino.Core()), affinity)
+        write_json(folder / SIDECAR, replace(affinity, submodels=count))
 
     def readme(self, order: Order) -> str:
         inputs = ", ".join(f"{name!r}: array" for name in order.graph.inputs)
@@ -123,7 +128,7 @@ class OpenVino(Exporter):
         return max(TOLERANCES[name.split("/")[2]] for name in plan.processors)
 
     def notes(self, order: Order) -> tuple[str, ...]:
-        more = [d for d in _devices(order, {}) if d.name != d.plugin]
+        more = [d for d in _devices(order.plan.processors, {}, {}) if d.name != d.plugin]
         return tuple(
             f"{device.processor} is the device {device.name}, another instance of the plugin {device.plugin}"
             for device in more
@@ -133,28 +138,59 @@ class OpenVino(Exporter):
         require_engines(["openvino"])
         import openvino
 
-        from hetrl.export.loaders import openvino_bundle
-
         affinity = read_affinity(bundle)
         core = openvino.Core()
         there = {name.split(".")[0] for name in core.available_devices}
+        compiled = _compiled(bundle.folder, core)
         try:
-            compiled = openvino_bundle.load(bundle.folder, core, stand_in=True)
             request = compiled.create_infer_request()
             found = request.infer(dict(inputs), share_inputs=True)
             outputs = {t.name: found[compiled.output(t.name)].copy() for t in bundle.manifest.outputs}
             samples = timed_ms(lambda: request.infer(dict(inputs), share_inputs=True), repeats)
-            count = int(compiled.get_property("HETERO_NUMBER_OF_SUBMODELS")) if len(affinity.devices) > 1 else 1
+            count = _submodels(compiled, affinity)
         except Exception as error:  # the runtime has many kinds of its own
-            raise Refused(f"OpenVINO does not take the bundle: {' '.join(str(error).split())[:200]}") from error
-        right = count == affinity.submodels
-        detail = f"{count} submodels" + ("" if right else f", the plan has {affinity.submodels}")
+            raise _not_taken(error) from error
         return Tried(
             outputs=outputs,
             latency_ms=samples,
-            placement=Check("placement", right, detail),
+            placement=_placement(bundle.manifest, affinity, count),
             moved=_moved(affinity, there),
         )
+
+
+def _compiled(folder: Path, core: Any) -> Any:
+    """The bundle, CPUs standing in for what is not here.
+
+    :raises Refused: OpenVINO does not take it.
+    """
+    from hetrl.export.loaders import openvino_bundle
+
+    try:
+        return openvino_bundle.load(folder, core, stand_in=True)
+    except Exception as error:  # the runtime has many kinds of its own
+        raise _not_taken(error) from error
+
+
+def _not_taken(error: Exception) -> Refused:
+    reason = [line for line in str(error).splitlines() if line.strip()][-1:]
+    return Refused(f"OpenVINO does not take the bundle: {' '.join(reason)[:200]}", "export for another runtime")
+
+
+def _submodels(compiled: Any, affinity: Affinity) -> int:
+    return int(compiled.get_property("HETERO_NUMBER_OF_SUBMODELS")) if len(affinity.devices) > 1 else 1
+
+
+def _placement(manifest: Manifest, affinity: Affinity, count: int) -> Check:
+    """Every operator on the plan's device, and as many submodels as when the bundle was made."""
+    processors = {device.name: device.processor for device in affinity.devices}
+    wrong = misplaced(manifest.plan, {name: processors[device] for name, device in affinity.operators.items()})
+    if wrong:
+        return Check("placement", False, f"{wrong[0]!r} is not where the plan has it")
+    same_version = manifest.versions.get("openvino") == versions_of({"openvino": "openvino"})["openvino"]
+    pieces = f"{count} submodel" + "s" * (count != 1)
+    if count == affinity.submodels or not same_version:
+        return Check("placement", True, f"{len(affinity.operators)} operators where the plan has them, {pieces}")
+    return Check("placement", False, f"{pieces}, there were {affinity.submodels} when the bundle was made")
 
 
 def read_affinity(bundle: Bundle) -> Affinity:
@@ -167,83 +203,40 @@ def read_affinity(bundle: Bundle) -> Affinity:
         raise Refused(f"the bundle has no {MODEL} with its weights", "export the plan again")
     if not set(found.operators.values()) <= {device.name for device in found.devices}:
         raise Refused(f"{SIDECAR} puts operators on devices that it does not list", "export the plan again")
+    if _written(found.devices) != _written(_devices_of(bundle.manifest.plan, found.devices)):
+        raise Refused(f"{SIDECAR} has other devices or properties than the plan gives", "export the plan again")
     return found
 
 
-def _devices(order: Order, operators: Mapping[str, int]) -> tuple[DeviceEntry, ...]:
-    """One for each processor; a plugin's second one is another instance of it."""
+def _written(devices: Sequence[DeviceEntry]) -> list[tuple[str, str, str, dict[str, str]]]:
+    return [(device.name, device.plugin, device.processor, device.properties) for device in devices]
+
+
+def _devices_of(plan: Plan, given: Sequence[DeviceEntry]) -> tuple[DeviceEntry, ...]:
+    """What the plan gives, with the given numbers of threads, which only its device knows."""
+    threads = {device.processor: device.properties.get(THREADS, "") for device in given}
+    counts = {name: int(number) for name, number in threads.items() if number.isdecimal() and len(number) < _DIGITS}
+    return _devices(plan.processors, counts, {})
+
+
+def _devices(
+    processors: Sequence[str], threads: Mapping[str, int], operators: Mapping[str, int]
+) -> tuple[DeviceEntry, ...]:
+    """One for each processor; a plugin's second one is another instance of it.
+
+    :param threads: of processors that have cores of their own; `operators` how many each has.
+    """
     found: list[DeviceEntry] = []
-    for processor in order.plan.processors:
+    for processor in processors:
         unit, _, precision = processor.split("/")
         plugin = PLUGINS[unit_kind(unit)]
         same = sum(device.plugin == plugin for device in found)
         properties = {"INFERENCE_PRECISION_HINT": PRECISIONS[precision], "PERFORMANCE_HINT": "LATENCY"}
-        cores = cores_of(order.spec, processor)
-        if plugin == "CPU" and cores:
-            properties["INFERENCE_NUM_THREADS"] = str(len(cores))
+        if plugin == "CPU" and threads.get(processor):
+            properties[THREADS] = str(threads[processor])
         name = f"{plugin}_{same}" if same else plugin
         found.append(DeviceEntry(name, plugin, processor, properties, operators.get(processor, 0)))
     return tuple(found)
-
-
-def _with_own_constants(whole: WholeModel) -> tuple[onnx.ModelProto, Mapping[str, Place]]:
-    """The model with every constant read on one processor alone: HETERO would make a shared one a submodel."""
-    model = onnx.ModelProto()
-    model.CopyFrom(whole.model)
-    first: dict[str, str] = {}
-    tensors = {tensor.name: tensor for tensor in whole.model.graph.initializer}
-    made: set[str] = set()
-    for node in model.graph.node:
-        processor = whole.places[node.name].processor
-        for position, name in enumerate(node.input):
-            if name not in tensors or first.setdefault(name, processor) == processor:
-                continue
-            own = f"{name}@{processor}"
-            if own not in made:
-                made.add(own)
-                model.graph.initializer.add().CopyFrom(tensors[name])
-                model.graph.initializer[-1].name = own
-            node.input[position] = own
-    return model, whole.places
-
-
-def _name(model: Any, known: set[str]) -> None:
-    """Operators that the reader made up are named by their number: it counts on from model to model."""
-    for number, operator in enumerate(model.get_ordered_ops()):
-        if operator.get_friendly_name() not in known or operator.get_type_name() == "Result":
-            operator.set_friendly_name(f"{operator.get_type_name().lower()}.{number}")
-
-
-def _all_operators(model: Any, places: Mapping[str, Place]) -> dict[str, str]:
-    """Processor of every operator: what the plan does not name goes with what reads it, or else what it reads."""
-    operators = model.get_ordered_ops()
-    found = {op.get_friendly_name(): "" for op in operators}
-    for name in found:
-        if name in places:
-            found[name] = places[name].processor
-    for operator in reversed(operators):
-        name = operator.get_friendly_name()
-        targets = [target for output in operator.outputs() for target in output.get_target_inputs()]
-        readers = sorted(target.get_node().get_friendly_name() for target in targets)
-        found[name] = found[name] or next((found[reader] for reader in readers if found[reader]), "")
-    for operator in operators:
-        name = operator.get_friendly_name()
-        sources = [found[i.get_source_output().get_node().get_friendly_name()] for i in operator.inputs()]
-        found[name] = found[name] or next((source for source in sources if source), "")
-    nowhere = next(iter(found.values()))
-    return {name: processor or nowhere for name, processor in found.items()}
-
-
-def _wiring(model: onnx.ModelProto, inputs: Sequence[str]) -> tuple[Reads, dict[str, tuple[str, ...]]]:
-    """What each node reads of others and of the model's inputs, and which constants."""
-    maker = {name: name for name in inputs}
-    reads: dict[str, tuple[str, ...]] = dict.fromkeys(inputs, ())
-    constants: dict[str, tuple[str, ...]] = {}
-    for node in model.graph.node:
-        reads[node.name] = tuple(dict.fromkeys(maker[name] for name in node.input if name in maker))
-        constants[node.name] = tuple(name for name in node.input if name and name not in maker)
-        maker |= {name: node.name for name in node.output if name}
-    return reads, constants
 
 
 def _moved(affinity: Affinity, there: set[str]) -> tuple[Moved, ...]:

@@ -14,6 +14,7 @@ from hetrl.compress.variant import compressed_source
 from hetrl.compression import Compression
 from hetrl.device_bridge.blobs import BlobStore
 from hetrl.errors import ModelError
+from hetrl.export.npz import read_npz
 from hetrl.fidelity import seeded_inputs
 from hetrl.graph import OperatorGraph
 from hetrl.graph.single import Array
@@ -22,6 +23,7 @@ from hetrl.partition.reference import reference_outputs
 from hetrl.zoo.source import Bytes, FileSource, ModelSource
 
 SAMPLE_SEED = 0
+_WEIGHTS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
 
 
 @dataclass(frozen=True)
@@ -84,11 +86,12 @@ class ReplacedWeights(ModelSource):
 
     def weights(self, tensor: onnx.TensorProto) -> Bytes:
         if tensor.name not in self._given:
-            if tensor.data_location != onnx.TensorProto.EXTERNAL and tensor.raw_data:
-                return np.frombuffer(tensor.raw_data, np.uint8)
-            raise ModelError(
-                f"{self._file} has no weight {tensor.name!r}", "`hetrl compress` writes files with weights"
-            )
+            if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.data_type in _WEIGHTS:
+                raise ModelError(
+                    f"{self._file} has no weight {tensor.name!r}", "`hetrl compress` writes files with weights"
+                )
+            kept = np.ascontiguousarray(onnx.numpy_helper.to_array(tensor))  # sizes and axes, which are no weights
+            return kept.reshape(-1).view(np.uint8)
         array = self._given[tensor.name]
         wanted = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
         if array.shape != tuple(tensor.dims) or array.dtype != wanted:
@@ -115,11 +118,7 @@ def _weights_of(file: Path) -> Mapping[str, Array]:
     if not file.is_file():
         raise ModelError(f"{file} cannot be read", "give an ONNX file or an npz file of weights")
     if file.suffix == ".npz":
-        try:
-            with np.load(file, allow_pickle=False) as arrays:
-                return {name: arrays[name] for name in arrays.files}
-        except (ValueError, OSError, EOFError) as error:
-            raise ModelError(f"{file} is no npz file of arrays ({error})") from None
+        return read_npz(file)
     source = FileSource(file)
     found: dict[str, Array] = {}
     for tensor in source.model.graph.initializer:

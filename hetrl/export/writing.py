@@ -26,13 +26,15 @@ INPUT, OUTPUT = "sample-input-{}.npy", "sample-output-{}.npy"
 class Said:
     """What is known of a plan besides its files.
 
-    :param original_ms: the given plan's expected latency, where it was lowered.
+    :param original_ms: what the device's surrogate says of the given plan, where it was lowered.
+    :param notes: beside the format's own.
     """
 
     expected: Expected | None
     left_out: tuple[Limit, ...] = ()
     lowered: tuple[Limit, ...] = ()
     original_ms: float | None = None
+    notes: tuple[str, ...] = ()
 
 
 def write_bundle(exporter: Exporter, order: Order, said: Said, out: Path) -> Manifest:
@@ -47,7 +49,8 @@ def write_bundle(exporter: Exporter, order: Order, said: Said, out: Path) -> Man
         folder.mkdir()
         exporter.write(order, folder)
         inputs, outputs = _samples(order, folder)
-        notes = (*_other_engine(exporter, order.plan), *exporter.notes(order))
+        others = _other_engine(exporter, order.plan) if said.expected is not None else ()
+        notes = (*said.notes, *others, *exporter.notes(order))
         (folder / README).write_text(_readme(exporter, order, said, notes), encoding="utf-8")
         manifest = Manifest(
             format=exporter.name,
@@ -113,7 +116,7 @@ def _tensors(
         if name in values:
             file = pattern.format(number)
             with (folder / file).open("wb") as stream:
-                np.lib.format.write_array(stream, np.ascontiguousarray(values[name]), (1, 0), allow_pickle=False)
+                np.lib.format.write_array(stream, np.asarray(values[name], order="C"), (1, 0), allow_pickle=False)
         found.append(Tensor(name, tensor.shape, tensor.dtype, file))
     return tuple(found)
 
