@@ -23,6 +23,7 @@ from hetrl.device_bridge.spec import DeviceSpec, builtin_names, load_spec
 from hetrl.errors import Infeasible, ModelError, UsageError
 from hetrl.export.base import Claims, Exporter, Limit, Order, find_exporter
 from hetrl.export.expected import condition_of, in_sequence, predicted, promise
+from hetrl.export.places import machine_of
 from hetrl.export.weighted import ReplacedWeights, Weighted
 from hetrl.export.whole import whole_model
 from hetrl.export.writing import Said, refuse_existing, write_bundle
@@ -95,7 +96,8 @@ def export(plan_file: Path, format_name: str, out: Path, asked: Asked) -> Export
     given = Order(plan, smaller, spec, weighted)
     claims = exporter.claims(plan, smaller)
     order, said = _settled(exporter, given, graph, claims, asked.lower)
-    manifest = write_bundle(exporter, order, _with_notes(said, asked.seeded_weights), out)
+    said = dataclasses.replace(said, notes=_weights_note(asked.seeded_weights), machine=_machine(plan, spec))
+    manifest = write_bundle(exporter, order, said, out)
     return Exported(
         out=str(out),
         format=exporter.name,
@@ -109,12 +111,14 @@ def export(plan_file: Path, format_name: str, out: Path, asked: Asked) -> Export
     )
 
 
-def _with_notes(said: Said, seeded_weights: int | None) -> Said:
-    """With a word on weights that are drawn."""
-    if seeded_weights is None:
-        return said
-    note = f"weights that the model lacks are random numbers, drawn from the seed {seeded_weights}"
-    return dataclasses.replace(said, notes=(note,))
+def _weights_note(seed: int | None) -> tuple[str, ...]:
+    if seed is None:
+        return ()
+    return (f"weights that the model lacks are random numbers, drawn from the seed {seed}",)
+
+
+def _machine(plan: Plan, spec: DeviceSpec | None) -> str | None:
+    return machine_of(spec) if spec is not None and plan.device == HOST else None
 
 
 def model_of(plan: Plan, model: str | Path | None, input_shapes: InputShapes | None) -> OperatorGraph:

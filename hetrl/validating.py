@@ -9,7 +9,7 @@ from statistics import median
 import msgspec
 
 from hetrl.device_bridge.base import MAX_OUTPUT_ERROR
-from hetrl.device_bridge.host.opening import HOST
+from hetrl.device_bridge.host.opening import HOST, host_spec
 from hetrl.device_bridge.runner.arrays import output_error
 from hetrl.device_bridge.runner.significance import median_interval
 from hetrl.device_bridge.spec import builtin_names, load_spec
@@ -20,6 +20,7 @@ from hetrl.export.bundle import Bundle, Manifest, Refused, open_bundle, versions
 from hetrl.export.claims import general_claims
 from hetrl.export.expected import engine_set
 from hetrl.export.openvino import TOLERANCES
+from hetrl.export.places import machine_of
 from hetrl.export.samples import samples
 from hetrl.exporting import model_of
 from hetrl.graph.single import Array
@@ -142,6 +143,8 @@ def _incomparable(manifest: Manifest, expected: Expected, moved: bool) -> str | 
     exporter, engines = find_exporter(manifest.format), engines_used(manifest.plan)
     if manifest.plan.device != HOST:
         return "this is another device"
+    if manifest.machine != machine_of(host_spec()):
+        return "this is another computer"
     if moved:
         return "operators ran elsewhere"
     if not exporter.engines.issuperset(engines):

@@ -20,11 +20,11 @@ from hetrl.exporting import Asked, export
 from hetrl.fidelity import largest_error
 from hetrl.graph.reader import load_graph
 from hetrl.partition import FileSource, seeded_inputs
-from hetrl.plan import Axis, Part, Plan, Segment
+from hetrl.plan import Axis, Evidence, Expected, Part, Plan, Segment
 from hetrl.plan_check import model_ref
 from hetrl.testing.models import random_blueprint
 from hetrl.validating import validate_bundle
-from tests.export_help import random_model, shared_plans, written
+from tests.export_help import random_model, reseal, shared_plans, written
 
 CPU, OTHER = "cpu/onnxruntime/fp32", "cpu/openvino/fp32"
 
@@ -143,4 +143,37 @@ def test_a_plan_of_this_computer_with_two_engines(format_name: str, tmp_path: Pa
         assert any("another instance of the plugin CPU" in note for note in done.notes)
     else:
         assert {moved.processor for moved in found.moved} == {OTHER}
+    promise = Expected(
+        condition="cold,ui=none",
+        latency_ms=1e6,
+        accuracy_drop_pct=0.0,
+        frame_drop_rate=None,
+        peak_memory_mb=None,
+        energy_mj=None,
+        evidence=Evidence.MEASURED,
+    )
+    reseal(tmp_path / "out", machine="another one, 128 cores", expected=promise)
+    checks = {check.name: check for check in validate_bundle(tmp_path / "out", repeats=1).checks}
+    assert checks["latency"].ok is None and "this is another computer" in checks["latency"].detail
     assert seeded_inputs(graph, 0).keys() == bundle_outputs(tmp_path / "out")[0].keys()
+
+
+@pytest.mark.parametrize(("promised_ms", "kept"), [(1e6, True), (1e-6, False)])
+def test_a_bundle_of_this_computer_is_held_to_its_promise(promised_ms: float, kept: bool, tmp_path: Path) -> None:
+    model = random_model(tmp_path, 5)
+    graph = load_graph(model)
+    whole = tuple(node for group in graph.groups for node in graph.group_node_ids(group.index))
+    expected = Expected(
+        condition="cold,ui=none",
+        latency_ms=promised_ms,
+        accuracy_drop_pct=0.0,
+        frame_drop_rate=None,
+        peak_memory_mb=None,
+        energy_mj=None,
+        evidence=Evidence.MEASURED,
+    )
+    segment = Segment(nodes=whole, parts=(Part(CPU),))
+    plan = Plan(model=model_ref(graph), device="host", engines=("onnxruntime",), segments=(segment,), expected=expected)
+    export(written(plan, tmp_path), "onnxruntime", tmp_path / "out", Asked(model=str(model)))
+    found = validate_bundle(tmp_path / "out", repeats=5)
+    assert {check.name: check.ok for check in found.checks}["latency"] is kept and found.ok is kept

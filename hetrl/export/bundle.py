@@ -67,6 +67,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     :param plan: that it carries, after lowering; `expected` what was expected of it on the plan's device.
     :param left_out: of the plan; `lowered`: of the plan that the user gave, for whose sake this one was found.
     :param original_ms: what the device's surrogate says of the given plan, where it was lowered.
+    :param machine: which computer the plan's device was, where that is the one that the plan was exported on.
     :param tolerance: how far outputs may be off: largest difference over largest value.
     :param versions: of what the files were made with.
     :param sha256: of this manifest with this field empty.
@@ -80,6 +81,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     left_out: tuple[Limit, ...]
     lowered: tuple[Limit, ...]
     original_ms: float | None
+    machine: str | None
     tolerance: float
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]

@@ -172,6 +172,9 @@ class OnnxRuntime(Exporter):
             samples = timed_ms(lambda: loaded.run(inputs), repeats)
         except Exception as error:  # the runtime has many kinds of its own
             raise Refused(f"ONNX Runtime does not take the bundle: {' '.join(str(error).split())[:200]}") from error
+        if not hasattr(ort.InferenceSession, "get_provider_graph_assignment_info"):
+            unknown = Check("placement", None, f"ONNX Runtime {ort.__version__} does not say where operators ran")
+            return Tried(outputs=outputs, latency_ms=samples, placement=unknown)
         ran = [ran_on(session) for session in loaded.sessions]
         here = frozenset(ort.get_available_providers())
         return Tried(

@@ -48,3 +48,9 @@ def misplaced(plan: Plan, processors: Mapping[str, str]) -> list[str]:
         if number >= len(plan.segments) or processor not in plan.segments[number].processors:
             found.append(name)
     return found
+
+
+def machine_of(spec: DeviceSpec) -> str:
+    """What tells a computer from another one: its CPU and how many cores it lets programs use."""
+    cores = {core for engine in spec.engines.values() for processor in engine.processors for core in processor.cores}
+    return f"{spec.soc}, {len(cores)} cores"

@@ -28,6 +28,7 @@ class Said:
 
     :param original_ms: what the device's surrogate says of the given plan, where it was lowered.
     :param notes: beside the format's own.
+    :param machine: this computer, where it is the plan's device.
     """
 
     expected: Expected | None
@@ -35,6 +36,7 @@ class Said:
     lowered: tuple[Limit, ...] = ()
     original_ms: float | None = None
     notes: tuple[str, ...] = ()
+    machine: str | None = None
 
 
 def write_bundle(exporter: Exporter, order: Order, said: Said, out: Path) -> Manifest:
@@ -60,6 +62,7 @@ def write_bundle(exporter: Exporter, order: Order, said: Said, out: Path) -> Man
             left_out=said.left_out,
             lowered=said.lowered,
             original_ms=said.original_ms,
+            machine=said.machine,
             tolerance=exporter.tolerance(order.plan),
             inputs=inputs,
             outputs=outputs,
