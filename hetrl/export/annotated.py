@@ -19,7 +19,7 @@ from hetrl.export.base import Carries, Check, Exporter, Moved, Order, Tried, uni
 from hetrl.export.bundle import Bundle, Refused
 from hetrl.export.onnxruntime import CPU, PROVIDERS, check_weights, ran_on
 from hetrl.export.places import copy_weights, misplaced
-from hetrl.export.texts import write_json
+from hetrl.export.texts import read_json, write_json
 from hetrl.export.timing import timed_ms
 from hetrl.export.whole import KEYS, annotate, whole_model
 from hetrl.graph.single import Array
@@ -113,10 +113,7 @@ class AnnotatedOnnxRuntime(Exporter):
 
 def read_session(bundle: Bundle) -> Session:
     """:raises Refused: it is malformed, or asks for more than a placement."""
-    try:
-        found = msgspec.json.decode((bundle.folder / SIDECAR).read_bytes(), type=Session)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise Refused(f"{SIDECAR} cannot be read: {error}", "export the plan again") from None
+    found = read_json(bundle, SIDECAR, Session)
     if set(found.annotations) != set(bundle.manifest.plan.processors):
         raise Refused(f"{SIDECAR} names other processors than the plan", "export the plan again")
     if found.config != {SETTING: _rules(found.annotations)}:

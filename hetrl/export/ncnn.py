@@ -20,7 +20,7 @@ from hetrl.errors import PlanError
 from hetrl.export.base import Carries, Check, Claims, Exporter, Limit, Moved, Order, Tried, unit_kind
 from hetrl.export.bundle import Bundle, Refused
 from hetrl.export.places import cores_of, misplaced
-from hetrl.export.texts import write_json
+from hetrl.export.texts import read_json, write_json
 from hetrl.export.timing import timed_ms
 from hetrl.export.whole import Place, WholeModel, whole_model
 from hetrl.graph import OperatorGraph
@@ -132,10 +132,7 @@ class Ncnn(Exporter):
 
 def read_settings(bundle: Bundle) -> Settings:
     """:raises Refused: the sidecar is malformed, or files are missing."""
-    try:
-        found = msgspec.json.decode((bundle.folder / SIDECAR).read_bytes(), type=Settings)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise Refused(f"{SIDECAR} cannot be read: {error}", "export the plan again") from None
+    found = read_json(bundle, SIDECAR, Settings)
     if not {PARAM, WEIGHTS} <= {file.path for file in bundle.manifest.files}:
         raise Refused(f"the bundle has no {PARAM} with its {WEIGHTS}", "export the plan again")
     return found

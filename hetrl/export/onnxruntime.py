@@ -14,7 +14,7 @@ from hetrl.device_bridge.runner.job import Job, Port
 from hetrl.export.base import Carries, Check, Exporter, Moved, Order, Tried, unit_kind
 from hetrl.export.bundle import Bundle, Refused
 from hetrl.export.places import copy_weights, cores_of, misplaced, share_of
-from hetrl.export.texts import write_json
+from hetrl.export.texts import read_json, write_json
 from hetrl.export.timing import timed_ms
 from hetrl.graph.single import Array
 from hetrl.partition import require_engines
@@ -187,12 +187,8 @@ class OnnxRuntime(Exporter):
 
 def read_sessions(bundle: Bundle) -> Sessions:
     """:raises Refused: it is malformed, or names what is not in the bundle."""
-    path = bundle.folder / SESSIONS
     files = {file.path for file in bundle.manifest.files}
-    try:
-        sessions = msgspec.json.decode(path.read_bytes(), type=Sessions)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise Refused(f"{SESSIONS} cannot be read: {error}", "export the plan again") from None
+    sessions = read_json(bundle, SESSIONS, Sessions)
     for number, entry in enumerate(sessions.sessions):
         if entry.processor not in bundle.manifest.plan.processors or entry.providers != _preferred(entry.processor):
             raise Refused(f"{SESSIONS}: session {number} is for other processors or providers than the plan's")

@@ -19,7 +19,7 @@ from hetrl.export.base import Carries, Check, Claims, Exporter, Limit, Moved, Or
 from hetrl.export.bundle import Bundle, Manifest, Refused, versions_of
 from hetrl.export.openvino_ir import placed_operators, with_own_constants
 from hetrl.export.places import copy_weights, cores_of, misplaced
-from hetrl.export.texts import write_json
+from hetrl.export.texts import read_json, write_json
 from hetrl.export.timing import timed_ms
 from hetrl.export.whole import whole_model
 from hetrl.graph import OperatorGraph
@@ -195,10 +195,7 @@ def _placement(manifest: Manifest, affinity: Affinity, count: int) -> Check:
 
 def read_affinity(bundle: Bundle) -> Affinity:
     """:raises Refused: it is malformed."""
-    try:
-        found = msgspec.json.decode((bundle.folder / SIDECAR).read_bytes(), type=Affinity)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise Refused(f"{SIDECAR} cannot be read: {error}", "export the plan again") from None
+    found = read_json(bundle, SIDECAR, Affinity)
     if not {MODEL, "model.bin"} <= {file.path for file in bundle.manifest.files}:
         raise Refused(f"the bundle has no {MODEL} with its weights", "export the plan again")
     if not set(found.operators.values()) <= {device.name for device in found.devices}:
