@@ -1,7 +1,8 @@
 """Measurements until a plan is within 5 % of the best one, on a real machine whose whole plan space was recorded.
 
 python experiments/bench_host.py --record     measure every plan of a small network here (about 15 minutes, one core)
-python experiments/bench_host.py --write      replay it: every method, ten seeds; writes docs/bench_host.md and .json
+python experiments/bench_host.py --write      replay it: every method, ten seeds; writes docs/bench_host.md and .json;
+                                              goes on where it was stopped
 
 The recording is experiments/data/host_space.jsonl.gz: three processors that share cores, so that nothing can be split,
 and a chain of six fusion groups, so that nothing runs side by side: 3^6 plans, each measured. Caps, which only cost
@@ -16,13 +17,14 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import hashlib
 import json
 import os
 import statistics
 import tempfile
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property
@@ -54,6 +56,7 @@ from hetrl.zoo.builder import Builder
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "runs" / "bench_host"
 RECORDING = ROOT / "experiments" / "data" / "host_space.jsonl.gz"
+LOG = ROOT / "runs" / "bench_host" / "outcomes.jsonl"
 PROCESSORS = ("cpu/onnxruntime/fp32", "cpu/openvino/fp32", "cpu/ncnn/fp32")
 METHODS = (
     ("auto", Kind.AGENT),
@@ -264,16 +267,32 @@ def run(path: Path, best_ms: float, method: str, kind: Kind, seed: int, seeded: 
 
 
 def all_outcomes(
-    path: Path, best_ms: float, methods: Sequence[tuple[str, Kind]], seeds: int, jobs: int
+    path: Path, best_ms: float, methods: Sequence[tuple[str, Kind]], seeds: int, jobs: int, log: Path | None = None
 ) -> list[Outcome]:
-    todo = [
-        (path, best_ms, m, kind, seed, seeded)
-        for seeded in (False, True)
-        for m, kind in methods
-        for seed in range(seeds)
-    ]
+    """Every method with every seed, with seeds and without.
+
+    :param log: keeps what is done: the same call goes on where an earlier one of this recording was stopped.
+    """
+    wanted = [(m, kind, seed, seeded) for seeded in (False, True) for m, kind in methods for seed in range(seeds)]
+    key = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    lines = [] if log is None or not log.exists() else [json.loads(line) for line in log.read_text().splitlines()]
+    known = [Outcome(**line["outcome"]) for line in lines if line["recording"] == key]
+    done = {(o.method, o.seed, o.seeded): o for o in known}
     with ProcessPoolExecutor(jobs) as pool:
-        return list(pool.map(run, *zip(*todo, strict=True)))
+        running = [
+            pool.submit(run, path, best_ms, m, kind, seed, seeded)
+            for m, kind, seed, seeded in wanted
+            if (m, seed, seeded) not in done
+        ]
+        for future in as_completed(running):
+            outcome = future.result()
+            done[outcome.method, outcome.seed, outcome.seeded] = outcome
+            if log is not None:
+                log.parent.mkdir(parents=True, exist_ok=True)
+                with log.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps({"recording": key, "outcome": asdict(outcome)}) + "\n")
+                print(f"{len(done)} of {len(wanted)}: {outcome}", flush=True)
+    return [done[m, seed, seeded] for m, _, seed, seeded in wanted]
 
 
 def markdown(outcomes: Sequence[Outcome], plans: int, best_ms: float, header: RecordingHeader) -> str:
@@ -335,7 +354,7 @@ def main() -> None:
         record()
         return
     plans, best_ms = check(RECORDING)
-    outcomes = all_outcomes(RECORDING, best_ms, METHODS, options.seeds, options.jobs)
+    outcomes = all_outcomes(RECORDING, best_ms, METHODS, options.seeds, options.jobs, LOG)
     text = markdown(outcomes, plans, best_ms, recorded(RECORDING)[0])
     print(text)
     if options.write:
