@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 from msgspec import UNSET
 from msgspec.structs import replace
+from onnx import TensorProto
 
 from hetrl.accuracy import PREDICTED_DROPS
 from hetrl.cache import cache_folder
@@ -24,7 +25,7 @@ from hetrl.errors import Infeasible, ModelError, UsageError
 from hetrl.export.base import Claims, Exporter, Limit, Order, find_exporter
 from hetrl.export.expected import condition_of, in_sequence, predicted, promise
 from hetrl.export.places import machine_of
-from hetrl.export.weighted import ReplacedWeights, Weighted
+from hetrl.export.weighted import Weighted, with_weights
 from hetrl.export.whole import whole_model
 from hetrl.export.writing import Said, refuse_existing, write_bundle
 from hetrl.graph import OperatorGraph
@@ -222,11 +223,13 @@ def _source(plan: Plan, plan_file: Path, graph: OperatorGraph, asked: Asked) -> 
     shapes = dict(asked.input_shapes) if asked.input_shapes else None
     if asked.weights is not None:
         bare, _ = open_source(name, 0, shapes)
-        return ReplacedWeights(bare.model, graph.name, asked.weights)
+        return with_weights(bare.model, graph.name, asked.weights)
     try:
         source, _ = open_source(name, asked.seeded_weights, shapes)
-        for tensor in source.model.graph.initializer:
-            source.weights(tensor)
+        if asked.seeded_weights is None:  # else those that are missing are drawn
+            for tensor in source.model.graph.initializer:
+                if tensor.data_location == TensorProto.EXTERNAL:
+                    source.weights(tensor)
     except ModelError as error:
         raise ModelError(
             f"{name} has no weights, and a bundle holds some",

@@ -9,16 +9,15 @@ from statistics import median
 import msgspec
 import numpy as np
 
-from hetrl.device_bridge.runner.significance import median_interval
 from hetrl.errors import UnknownName, UsageError
 from hetrl.export.base import Moved, find_exporter
 from hetrl.export.bundle import Bundle, is_bundle, open_bundle
 from hetrl.export.npz import read_npz, write_npz
 from hetrl.export.samples import samples
+from hetrl.export.timing import interval_ms
 from hetrl.graph.single import Array
 from hetrl.plan import Evidence
 
-CONFIDENCE = 0.9
 _LOADERS = "hetrl.export.loaders"
 
 
@@ -66,7 +65,7 @@ def run_bundle(path: Path, data: Path | None, out: Path | None, repeats: int) ->
         format=exporter.name,
         inferences=len(tried.latency_ms),
         latency_ms=median(tried.latency_ms),
-        latency_interval_ms=median_interval(tried.latency_ms, CONFIDENCE),
+        latency_interval_ms=interval_ms(tried.latency_ms),
         evidence=Evidence.MEASURED,
         outputs=tuple(_output(name, array) for name, array in tried.outputs.items()),
         moved=tried.moved,

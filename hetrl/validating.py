@@ -11,17 +11,16 @@ import msgspec
 from hetrl.device_bridge.base import MAX_OUTPUT_ERROR
 from hetrl.device_bridge.host.opening import HOST, host_spec
 from hetrl.device_bridge.runner.arrays import output_error
-from hetrl.device_bridge.runner.significance import median_interval
 from hetrl.device_bridge.spec import builtin_names, load_spec
 from hetrl.envs.setting import Setting
 from hetrl.errors import PlanError, UsageError
-from hetrl.export.base import Check, Moved, Tried, engines_used, find_exporter, merged, moved_words
+from hetrl.export.base import TOLERANCES, Check, Moved, Tried, engines_used, find_exporter, merged, moved_words
 from hetrl.export.bundle import Bundle, Manifest, Refused, open_bundle, versions_of
 from hetrl.export.claims import general_claims
 from hetrl.export.expected import engine_set
-from hetrl.export.openvino import TOLERANCES
 from hetrl.export.places import machine_of
 from hetrl.export.samples import samples
+from hetrl.export.timing import REPEATS, interval_ms
 from hetrl.exporting import model_of
 from hetrl.graph.single import Array
 from hetrl.measurement import Measurement
@@ -29,8 +28,6 @@ from hetrl.objective import Objective
 from hetrl.plan import Evidence, Expected, Plan, load_plan
 from hetrl.plan_check import check_plan
 
-REPEATS = 15  # inferences that a latency is the median of
-CONFIDENCE = 0.9
 AT_REST = "cold,ui=none"
 SAME = 1e-5  # of a promise: plan files hold six digits
 ANY_ERROR = 1e9  # outputs are judged here, by their precision
@@ -102,7 +99,7 @@ def _tried(bundle: Bundle, checks: list[Check], repeats: int) -> Validation:
         tried.placement,
     ]
     checks += [_moved(tried)] if tried.moved else []
-    latency_ms, interval = median(tried.latency_ms), median_interval(tried.latency_ms, CONFIDENCE)
+    latency_ms, interval = median(tried.latency_ms), interval_ms(tried.latency_ms)
     checks.append(_latency(manifest, latency_ms, interval, bool(tried.moved)))
     return Validation(
         ok=_all(checks),

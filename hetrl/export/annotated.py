@@ -15,7 +15,7 @@ from typing import Literal
 import msgspec
 import onnx
 
-from hetrl.export.base import Carries, Check, Exporter, Moved, Order, Tried, unit_kind
+from hetrl.export.base import Carries, Check, Exporter, Moved, Order, Tried, unit_of
 from hetrl.export.bundle import Bundle, Refused
 from hetrl.export.onnxruntime import CPU, PROVIDERS, check_weights, ran_on
 from hetrl.export.places import copy_weights, misplaced
@@ -130,7 +130,7 @@ def _rules(annotations: Mapping[str, str]) -> str:
     """`device(=annotation, ...);...`: exact matches, each device once."""
     by_device: dict[str, list[str]] = {}
     for processor, annotation in annotations.items():
-        by_device.setdefault(DEVICES[unit_kind(processor.split("/")[0])], []).append(f"={annotation}")
+        by_device.setdefault(DEVICES[unit_of(processor)], []).append(f"={annotation}")
     return ";".join(f"{device}({', '.join(found)})" for device, found in by_device.items())
 
 
@@ -155,7 +155,7 @@ def _moved(model: onnx.ModelProto) -> tuple[Moved, ...]:
     counts = Counter(notes[KEYS[0]] for notes in metadata if KEYS[0] in notes)
     found = []
     for processor, operators in counts.items():
-        kind = unit_kind(processor.split("/")[0])
+        kind = unit_of(processor)
         if kind != "cpu":
             reason = f"this session has no {' or '.join(PROVIDERS[kind])}"
             found.append(Moved(-1, processor, CPU, operators, reason))

@@ -19,11 +19,11 @@ from msgspec import UNSET, UnsetType
 
 from hetrl.device_bridge.spec import DeviceSpec
 from hetrl.device_bridge.surrogate.device import SurrogateDevice
-from hetrl.export.base import Carries, Check, Exporter, Order
+from hetrl.export.base import Carries, Check, Exporter, Order, unit_of
 from hetrl.export.bundle import Bundle, Refused
 from hetrl.export.expected import condition_of, engine_set
 from hetrl.export.mace import net_name
-from hetrl.export.texts import read_json, threads, unit_of, write_json
+from hetrl.export.texts import read_json, threads, write_json
 from hetrl.graph import OperatorGraph
 from hetrl.plan import Part, Plan, Segment
 

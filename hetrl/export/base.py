@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from hetrl.export.weighted import Weighted
 
 GROUP = "hetrl.exporters"
+TOLERANCES = {"fp32": MAX_OUTPUT_ERROR, "fp16": 1e-2, "bf16": 5e-2}
+"""How far outputs may be off by what a processor calculates in; bfloat16 rounds to 8 bits, 0.4 % at most each time."""
 
 
 class Limit(msgspec.Struct, frozen=True):
@@ -53,7 +55,6 @@ class Carries:
 
     :param axes: along which segments may be shared.
     :param units: processors by their unit without a number; None for all.
-    :param engines: None for all.
     :param precisions: None for all.
     :param one_processor: the whole model is on one, but for what falls back.
     :param shares_together: the parts of a segment work at the same time; otherwise one after the other.
@@ -61,7 +62,6 @@ class Carries:
 
     axes: frozenset[Axis] = frozenset({Axis.NONE})
     units: frozenset[str] | None = None
-    engines: frozenset[str] | None = None
     precisions: frozenset[str] | None = None
     one_processor: bool = False
     shares_together: bool = False
@@ -75,11 +75,9 @@ class Carries:
 
     def takes(self, processor: str) -> str | None:
         """Why a processor (`unit/engine/precision`) is none of the format's, None if it is."""
-        unit, engine, precision = processor.split("/")
+        unit, _, precision = processor.split("/")
         if self.units is not None and unit_kind(unit) not in self.units:
             return f"there is no {unit_kind(unit)} in this format"
-        if self.engines is not None and engine not in self.engines:
-            return f"it runs operators in {' or '.join(sorted(self.engines))}, not in {engine}"
         if self.precisions is not None and precision not in self.precisions:
             return f"it does not calculate in {precision}"
         return None
@@ -224,6 +222,11 @@ class Exporter(ABC):
 def unit_kind(unit: str) -> str:
     """`cpu0` and `cpu1` are both CPUs."""
     return unit.rstrip("0123456789")
+
+
+def unit_of(processor: str) -> str:
+    """`gpu` of `gpu0/mace/fp32`."""
+    return unit_kind(processor.split("/", maxsplit=1)[0])
 
 
 def engines_used(plan: Plan) -> tuple[str, ...]:

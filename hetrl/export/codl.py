@@ -23,7 +23,7 @@ import numpy as np
 
 from hetrl.condition import Condition
 from hetrl.device_bridge.spec import DeviceSpec
-from hetrl.export.base import Carries, Check, Claims, Exporter, Order
+from hetrl.export.base import Carries, Check, Claims, Exporter, Order, unit_of
 from hetrl.export.bundle import Bundle, Refused
 from hetrl.export.claims import carried
 from hetrl.export.codl_fit import best_for_codl, done_without, places_refused, without_chains
@@ -35,7 +35,6 @@ from hetrl.export.texts import (
     read_text,
     segment_of,
     threads,
-    unit_of,
     write_json,
 )
 from hetrl.graph import OperatorGraph

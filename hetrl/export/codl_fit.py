@@ -19,12 +19,12 @@ from hetrl.device_bridge.surrogate.device import SurrogateDevice
 from hetrl.device_bridge.surrogate.tables import Option
 from hetrl.envs.space import Bools
 from hetrl.errors import Infeasible
-from hetrl.export.base import Carries, Limit
+from hetrl.export.base import Carries, Limit, unit_of
 from hetrl.export.codl_order import shared_operators
 from hetrl.export.expected import engine_set
 from hetrl.export.lowering import Expressible
 from hetrl.export.mace import memory_of
-from hetrl.export.texts import limits, segment_of, unit_of
+from hetrl.export.texts import limits, segment_of
 from hetrl.graph import OperatorGraph, OpKind
 from hetrl.objective import Objective
 from hetrl.plan import Axis, MadeBy, Memory, Plan, Segment

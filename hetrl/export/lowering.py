@@ -14,7 +14,7 @@ from hetrl.device_bridge.surrogate.device import SurrogateDevice
 from hetrl.device_bridge.surrogate.schedule import Placed, Schedule
 from hetrl.envs.space import Bools, PlanSpace
 from hetrl.errors import Infeasible
-from hetrl.export.base import Carries, unit_kind
+from hetrl.export.base import Carries, unit_of
 from hetrl.export.claims import carried
 from hetrl.export.expected import engine_set
 from hetrl.graph import OperatorGraph
@@ -80,7 +80,7 @@ def _on_one(plan: Plan, space: PlanSpace, possible: Bools, condition: Condition)
 def _for(plan: Plan, best: Plan, carries: Carries) -> Plan:
     """The best placement with the given plan's model, and its settings as far as the format has words for them."""
     used = set(best.processors)
-    accelerated = any(unit_kind(name.split("/")[0]) != "cpu" for name in used)
+    accelerated = any(unit_of(name) != "cpu" for name in used)
     settings = {
         "caps": tuple(cap for cap in plan.caps if cap.processor in used),
         "process_cap": plan.process_cap,

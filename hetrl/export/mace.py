@@ -14,10 +14,10 @@ from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
 
-from hetrl.export.base import Carries, Check, Claims, Exporter, Limit, Order
+from hetrl.export.base import Carries, Check, Claims, Exporter, Limit, Order, unit_of
 from hetrl.export.bundle import Bundle
 from hetrl.export.bundle import Tensor as Port
-from hetrl.export.texts import read_text, threads, unit_of
+from hetrl.export.texts import read_text, threads
 from hetrl.graph import OperatorGraph
 from hetrl.plan import DEFAULT_QUEUE_WINDOW, Memory, Plan
 

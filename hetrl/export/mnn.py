@@ -14,10 +14,10 @@ from typing import Literal
 
 import msgspec
 
-from hetrl.export.base import Carries, Check, Claims, Exporter, Order
+from hetrl.export.base import Carries, Check, Claims, Exporter, Order, unit_of
 from hetrl.export.bundle import Bundle
 from hetrl.export.mace import net_name
-from hetrl.export.texts import one_each, read_json, threads, unit_of, write_json
+from hetrl.export.texts import one_each, read_json, threads, write_json
 from hetrl.graph import OperatorGraph
 from hetrl.plan import Memory, Plan
 

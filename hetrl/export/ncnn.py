@@ -17,10 +17,22 @@ import onnx
 
 from hetrl.device_bridge.runner.engines.ncnn import blob_name
 from hetrl.errors import PlanError
-from hetrl.export.base import Carries, Check, Claims, Exporter, Limit, Moved, Order, Tried, unit_kind
+from hetrl.export.base import (
+    TOLERANCES,
+    Carries,
+    Check,
+    Claims,
+    Exporter,
+    Limit,
+    Moved,
+    Order,
+    Tried,
+    unit_kind,
+    unit_of,
+)
 from hetrl.export.bundle import Bundle, Refused
 from hetrl.export.places import cores_of, misplaced
-from hetrl.export.texts import read_json, write_json
+from hetrl.export.texts import read_json, threads, write_json
 from hetrl.export.timing import timed_ms
 from hetrl.export.whole import Place, WholeModel, whole_model
 from hetrl.graph import OperatorGraph
@@ -34,8 +46,6 @@ from hetrl.plan import Axis, Plan
 SIDECAR = "ncnn.json"
 PARAM, WEIGHTS = "model.param", "model.bin"
 BIG_CORES, ALL_CORES = 2, 0  # ncnn::set_cpu_powersave
-PHONE_THREADS = 4  # as ncnn's own benchmark has it on phones with four big cores
-TOLERANCES = {"fp32": 1e-3, "fp16": 1e-2}
 
 
 class BlobEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -73,12 +83,12 @@ class Ncnn(Exporter):
     carries = Carries(
         axes=frozenset({Axis.NONE, Axis.HEIGHT, Axis.OUTPUT_CHANNELS}),
         units=frozenset({"cpu", "gpu"}),
-        precisions=frozenset(TOLERANCES),
+        precisions=frozenset({"fp32", "fp16"}),
     )
 
     def claims(self, plan: Plan, graph: OperatorGraph) -> Claims:
         found = super().claims(plan, graph)
-        devices = [p for p in plan.processors if unit_kind(p.split("/")[0]) == "gpu"]
+        devices = [p for p in plan.processors if unit_of(p) == "gpu"]
         if len(devices) > 1:
             limit = Limit("segments", f"one net has one Vulkan device, and the plan uses {' and '.join(devices)}")
             return Claims((*found.refused, limit), found.left_out)
@@ -98,7 +108,7 @@ class Ncnn(Exporter):
 
     def readme(self, order: Order) -> str:
         read, made = (blob_name(names[0]) for names in (order.graph.inputs, order.graph.outputs))
-        vulkan = any(unit_kind(name.split("/")[0]) == "gpu" for name in order.plan.processors)
+        vulkan = any(unit_of(name) == "gpu" for name in order.plan.processors)
         return (
             f"`{SIDECAR}` has the options to set before loading, and all inputs and outputs. In C++:\n\n"
             f"    ncnn::Net net; net.opt.use_vulkan_compute = {str(vulkan).lower()};\n"
@@ -111,7 +121,7 @@ class Ncnn(Exporter):
         return max(TOLERANCES[name.split("/")[2]] for name in plan.processors)
 
     def notes(self, order: Order) -> tuple[str, ...]:
-        cpus = [p for p in order.plan.processors if unit_kind(p.split("/")[0]) == "cpu"]
+        cpus = [p for p in order.plan.processors if unit_of(p) == "cpu"]
         return (f"{' and '.join(cpus)} are one CPU to a net",) if len(cpus) > 1 else ()
 
     def load_and_run(self, bundle: Bundle, inputs: Mapping[str, Array], repeats: int) -> Tried:
@@ -172,9 +182,9 @@ def _settings(order: Order, layers: Sequence[Layer], whole: WholeModel) -> Setti
             counts[place.processor] = counts.get(place.processor, 0) + 1
     cores = {core for name in processors for core in cores_of(order.spec, name)}
     return Settings(
-        threads=len(cores) or PHONE_THREADS,
+        threads=threads(order.spec, processors),
         powersave=ALL_CORES if cores else BIG_CORES,
-        use_vulkan=any(unit_kind(name.split("/")[0]) == "gpu" for name in processors),
+        use_vulkan=any(unit_of(name) == "gpu" for name in processors),
         use_fp16=any(name.endswith("/fp16") for name in processors),
         inputs=tuple(_blob(order.graph, name) for name in order.graph.inputs),
         outputs=tuple(_blob(order.graph, name) for name in order.graph.outputs),
@@ -232,7 +242,7 @@ def _placement(net: Any, settings: Settings, bundle: Bundle, has_vulkan: bool) -
     check = Check("placement", True, f"{sum(stays.values())} of {len(layers)} layers stay on the CPU, as planned")
     if not settings.use_vulkan:
         return check, ()
-    gpu = next(name for name in settings.layers if unit_kind(name.split("/")[0]) == "gpu")
+    gpu = next(name for name in settings.layers if unit_of(name) == "gpu")
     mine = [layer for layer in layers if not stays.get(str(layer.name), False) and layer.type not in ("Input", "Split")]
     if not has_vulkan:
         return check, (Moved(-1, gpu, "CPU", len(mine), "ncnn sees no Vulkan device here"),)
@@ -244,7 +254,7 @@ def _placement(net: Any, settings: Settings, bundle: Bundle, has_vulkan: bool) -
 
 def _elsewhere(plan: Plan, stays: Mapping[str, bool]) -> list[str]:
     """Layers that stay on the CPU and should not, or the other way round."""
-    on_cpu = {name: unit_kind(name.split("/")[0]) == "cpu" for name in plan.processors}
+    on_cpu = {name: unit_of(name) == "cpu" for name in plan.processors}
     found = []
     for layer, cpu in stays.items():
         able = [name for name, is_cpu in on_cpu.items() if is_cpu is cpu]

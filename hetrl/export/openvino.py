@@ -15,7 +15,19 @@ from typing import Any, Literal
 import msgspec
 from msgspec.structs import replace
 
-from hetrl.export.base import Carries, Check, Claims, Exporter, Limit, Moved, Order, Tried, unit_kind
+from hetrl.export.base import (
+    TOLERANCES,
+    Carries,
+    Check,
+    Claims,
+    Exporter,
+    Limit,
+    Moved,
+    Order,
+    Tried,
+    unit_kind,
+    unit_of,
+)
 from hetrl.export.bundle import Bundle, Manifest, Refused, versions_of
 from hetrl.export.openvino_ir import placed_operators, with_own_constants
 from hetrl.export.places import copy_weights, cores_of, misplaced
@@ -33,7 +45,6 @@ _DIGITS = 5  # of a number of threads
 MODEL = "model.xml"
 PLUGINS = {"cpu": "CPU", "gpu": "GPU", "npu": "NPU", "dsp": "NPU"}
 PRECISIONS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16"}
-TOLERANCES = {"fp32": 1e-3, "fp16": 1e-2, "bf16": 5e-2}  # bfloat16 has 8 bits: 0.4 % a rounding, and many of them
 
 
 class DeviceEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -79,7 +90,7 @@ class OpenVino(Exporter):
     def claims(self, plan: Plan, graph: OperatorGraph) -> Claims:
         found = super().claims(plan, graph)
         names = [name for name in plan.processors if self.carries.takes(name) is None]
-        plugins = Counter(PLUGINS[unit_kind(name.split("/")[0])] for name in names)
+        plugins = Counter(PLUGINS[unit_of(name)] for name in names)
         limits = [
             Limit("segments", f"several processors are one {plugin} to OpenVINO")
             for plugin, count in plugins.items()
@@ -101,7 +112,8 @@ class OpenVino(Exporter):
             place = Path(temporary)
             copy_weights(order.model.store, whole.files, place)
             (place / "model.onnx").write_bytes(model.SerializeToString(deterministic=True))
-            read = openvino.Core().read_model(place / "model.onnx")
+            core = openvino.Core()
+            read = core.read_model(place / "model.onnx")
             placed = placed_operators(read, model, whole, order.graph.inputs)
             # Written there and moved, since the IR's files are written in place.
             openvino.save_model(read, place / MODEL, compress_to_fp16=False)
@@ -110,7 +122,7 @@ class OpenVino(Exporter):
         operators = {name: by_processor[processor] for name, processor in sorted(placed.items())}
         affinity = Affinity(devices=devices, operators=operators, submodels=0)
         write_json(folder / SIDECAR, affinity)
-        count = _submodels(_compiled(folder, openvino.Core()), affinity)
+        count = _submodels(_compiled(folder, core), affinity)
         write_json(folder / SIDECAR, replace(affinity, submodels=count))
 
     def readme(self, order: Order) -> str:

@@ -1,4 +1,4 @@
-"""What formats have in common that describe a plan without holding its model."""
+"""Documents of bundles, and what formats have in common that describe a plan without holding its model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TypeVar
 import msgspec
 
 from hetrl.device_bridge.spec import DeviceSpec
-from hetrl.export.base import Limit, unit_kind
+from hetrl.export.base import Limit, unit_of
 from hetrl.export.bundle import Bundle, Refused
 from hetrl.export.places import cores_of
 from hetrl.plan import Plan, Segment
@@ -37,11 +37,6 @@ def read_text(bundle: Bundle, name: str) -> str:
         return (bundle.folder / name).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise Refused(f"{name} cannot be read: {error}", "export the plan again") from None
-
-
-def unit_of(processor: str) -> str:
-    """`gpu` of `gpu0/mace/fp32`."""
-    return unit_kind(processor.split("/", maxsplit=1)[0])
 
 
 def segment_of(plan: Plan) -> dict[str, Segment]:

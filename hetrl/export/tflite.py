@@ -19,7 +19,7 @@ import msgspec
 
 from hetrl.condition import Condition
 from hetrl.device_bridge.spec import DeviceSpec
-from hetrl.export.base import Carries, Check, Claims, Exporter, Limit, Order
+from hetrl.export.base import Carries, Check, Claims, Exporter, Limit, Order, unit_of
 from hetrl.export.bundle import Bundle
 from hetrl.export.texts import (
     one_each,
@@ -27,7 +27,6 @@ from hetrl.export.texts import (
     read_text,
     segment_of,
     threads,
-    unit_of,
     write_json,
 )
 from hetrl.export.tflite_fit import best_for_tflite, ranked_partitions

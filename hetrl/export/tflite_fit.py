@@ -13,9 +13,8 @@ from hetrl.device_bridge.surrogate.device import SurrogateDevice
 from hetrl.device_bridge.surrogate.schedule import Placed, Schedule
 from hetrl.envs.space import PlanSpace
 from hetrl.errors import Infeasible
-from hetrl.export.base import Exporter
+from hetrl.export.base import Exporter, unit_of
 from hetrl.export.expected import engine_set
-from hetrl.export.texts import unit_of
 from hetrl.graph import OperatorGraph
 from hetrl.objective import Objective
 from hetrl.plan import MadeBy, Memory, Plan

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from hetrl.device_bridge.runner.significance import median_interval
+
+REPEATS = 15  # inferences that a latency is the median of
+CONFIDENCE = 0.9
 MAX_S = 10.0  # a device that is played by software may take seconds for one
 
 
@@ -17,3 +21,8 @@ def timed_ms(run: Callable[[], object], repeats: int) -> tuple[float, ...]:
         run()
         samples.append((time.perf_counter() - start) * 1e3)
     return tuple(samples)
+
+
+def interval_ms(samples: Sequence[float]) -> tuple[float, float] | None:
+    """90 % interval of their median; None for too few."""
+    return median_interval(samples, CONFIDENCE)

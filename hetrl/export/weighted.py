@@ -20,7 +20,7 @@ from hetrl.graph import OperatorGraph
 from hetrl.graph.single import Array
 from hetrl.partition.partitioner import Partitioner
 from hetrl.partition.reference import reference_outputs
-from hetrl.zoo.source import Bytes, FileSource, ModelSource
+from hetrl.zoo.source import FileSource, MemorySource, ModelSource
 
 SAMPLE_SEED = 0
 _WEIGHTS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE)
@@ -60,58 +60,33 @@ class Weighted:
         return reference_outputs(self.source, self.inputs)
 
 
-class ReplacedWeights(ModelSource):
+def with_weights(model: onnx.ModelProto, name: str, file: Path) -> ModelSource:
     """A model with weights from elsewhere.
 
     :param file: an ONNX file whose initializers have the model's names and shapes, or an npz file of such arrays.
     :raises ModelError: weights are missing in it, or have another shape.
     """
+    given = _weights_of(file)
+    complete = onnx.ModelProto()
+    complete.CopyFrom(model)
+    for tensor in complete.graph.initializer:
+        raw = _chosen(tensor, given, file).tobytes()
+        plain = onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, raw_data=raw)
+        tensor.CopyFrom(plain)
+    return MemorySource(complete, name)
 
-    def __init__(self, model: onnx.ModelProto, name: str, file: Path) -> None:
-        self.name = name
-        self._model = model
-        self._file = file
-        self._given = _weights_of(file)
-        for tensor in model.graph.initializer:
-            self.weights(tensor)
 
-    @cached_property
-    def key(self) -> str:
-        stamp = self._file.stat()
-        return f"weights {self.name} {self._file.resolve()} {stamp.st_size} {stamp.st_mtime_ns}"
-
-    @property
-    def model(self) -> onnx.ModelProto:
-        return self._model
-
-    def weights(self, tensor: onnx.TensorProto) -> Bytes:
-        if tensor.name not in self._given:
-            if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.data_type in _WEIGHTS:
-                raise ModelError(
-                    f"{self._file} has no weight {tensor.name!r}", "`hetrl compress` writes files with weights"
-                )
-            kept = np.ascontiguousarray(onnx.numpy_helper.to_array(tensor))  # sizes and axes, which are no weights
-            return kept.reshape(-1).view(np.uint8)
-        array = self._given[tensor.name]
-        wanted = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-        if array.shape != tuple(tensor.dims) or array.dtype != wanted:
-            raise ModelError(
-                f"{self._file}: the weight {tensor.name!r} is {array.dtype} {list(array.shape)}, "
-                f"not {wanted} {list(tensor.dims)}"
-            )
-        return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-
-    def save(self, folder: Path) -> Path:
-        copy = onnx.ModelProto()
-        copy.CopyFrom(self._model)
-        for tensor in copy.graph.initializer:
-            raw = self.weights(tensor).tobytes()
-            tensor.ClearField("external_data")
-            tensor.data_location = onnx.TensorProto.DEFAULT
-            tensor.raw_data = raw
-        path = folder / f"{self.name}.onnx"
-        onnx.save(copy, path, save_as_external_data=True, location=f"{path.name}.weights")
-        return path
+def _chosen(tensor: onnx.TensorProto, given: Mapping[str, Array], file: Path) -> Array:
+    if tensor.name not in given:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.data_type in _WEIGHTS:
+            raise ModelError(f"{file} has no weight {tensor.name!r}", "`hetrl compress` writes files with weights")
+        return np.asarray(onnx.numpy_helper.to_array(tensor))  # sizes and axes, which are no weights
+    array, wanted = given[tensor.name], onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    if array.shape != tuple(tensor.dims) or array.dtype != wanted:
+        raise ModelError(
+            f"{file}: the weight {tensor.name!r} is {array.dtype} {list(array.shape)}, not {wanted} {list(tensor.dims)}"
+        )
+    return array
 
 
 def _weights_of(file: Path) -> Mapping[str, Array]:
