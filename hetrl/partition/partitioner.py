@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from hetrl.compression import NO_COMPRESSION, Compression
 from hetrl.device_bridge.blobs import BlobStore
@@ -104,8 +104,6 @@ class Partitioner:
                 parts.append(piece)
             before = list(range(len(pieces), len(pieces) + len(parts)))
             pieces += parts
-        if len(pieces) == 1:
-            pieces = [replace(pieces[0], alone=True)]
         return Job(self._tensors(pieces), self.graph.inputs, self.graph.outputs, tuple(pieces))
 
     def _require_same_network(self, plan: Plan) -> None:

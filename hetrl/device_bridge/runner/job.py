@@ -40,7 +40,6 @@ class Piece:
     :param device: number of the engine's device, such as a Vulkan one; None for the CPU.
     :param duty: share of the time that the processor may work; after `t` ms of work it idles `t * (1 / duty - 1)`.
     :param after: numbers of the pieces that must have ended before.
-    :param alone: it is the job's only piece: threads of its engine that wait busily take no core from another one's.
     """
 
     segment: int
@@ -52,7 +51,6 @@ class Piece:
     device: int | None = None
     duty: float = 1.0
     after: tuple[int, ...] = ()
-    alone: bool = False
 
     @property
     def engine(self) -> str:

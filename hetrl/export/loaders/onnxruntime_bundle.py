@@ -17,6 +17,7 @@ class OnnxRuntimeBundle:
         for entry in self.job["sessions"]:
             settings, path = options(entry), str(Path(folder) / entry["model"])
             settings.intra_op_num_threads = entry["threads"]
+            settings.add_session_config_entry("session.force_spinning_stop", "1")
             here = [name for name in entry["providers"] if name in ort.get_available_providers()]
             fresh = ThreadPoolExecutor(1, initializer=_pin, initargs=(entry["cores"],))
             worker = self.workers.setdefault(entry["processor"], fresh)

@@ -23,8 +23,8 @@ class OnnxRuntimeSession(Session):
         options.intra_op_num_threads = len(piece.cores)
         options.inter_op_num_threads = 1
         options.log_severity_level = _SILENT
-        if not piece.alone:  # a thread that spins takes the core from the other pieces
-            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Threads wait busily while a piece runs, and no longer: for some 30 ms they would take cores from what follows.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         if len(piece.cores) > 1 and not set(piece.cores) >= os.sched_getaffinity(0):
             # One entry for each thread but the caller's, which the executor pins; cores count from 1 there.
             workers = ";".join(str(core + 1) for core in piece.cores[1:])
