@@ -24,9 +24,15 @@ class Failure(StrEnum):
     UNKNOWN_PLAN = "unknown_plan"  # a replay that never saw it
 
 
-class MeasurementError(msgspec.Struct, frozen=True):
+class MeasurementError(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Why there are no numbers.
+
+    :param output_error: of a wrong output, as in `Measurement`, where it is a number.
+    """
+
     kind: Failure
     message: str
+    output_error: float | None = None
 
 
 class SegmentTiming(msgspec.Struct, frozen=True):
@@ -88,10 +94,20 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     def ok(self) -> bool:
         return self.error is None
 
+    @property
+    def off_by(self) -> float | None:
+        """`output_error`, also of a plan that failed for it."""
+        return self.output_error if self.error is None else self.error.output_error
+
     @staticmethod
     def failed(kind: Failure, message: str, evidence: Evidence = Evidence.MEASURED) -> Measurement:
         """A measurement that did not come about."""
-        return Measurement(evidence=evidence, error=MeasurementError(kind, message))
+        return Measurement.of_error(MeasurementError(kind, message), evidence)
+
+    @staticmethod
+    def of_error(error: MeasurementError, evidence: Evidence = Evidence.MEASURED) -> Measurement:
+        """A measurement that did not come about, for a reason that is a value already."""
+        return Measurement(evidence=evidence, error=error)
 
 
 def pooled(measurements: Sequence[Measurement]) -> Measurement:

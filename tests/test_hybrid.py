@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,6 +14,7 @@ from hetrl.agents.auto import AutoConfig, for_budget
 from hetrl.agents.hybrid.annealing import anneal
 from hetrl.agents.hybrid.correction import PRIOR_SD, Correction, Effects, Segments
 from hetrl.agents.hybrid.moves import Moves
+from hetrl.agents.hybrid.output_errors import OutputErrors
 from hetrl.agents.hybrid.ranking import Ranking
 from hetrl.agents.hybrid.search import GuidedSearch
 from hetrl.agents.ledger import Ledger
@@ -21,7 +24,7 @@ from hetrl.device_bridge.base import MockDevice
 from hetrl.device_bridge.spec import load_spec
 from hetrl.device_bridge.surrogate.device import SurrogateDevice
 from hetrl.envs.space import PlanSpace
-from hetrl.measurement import Failure, Measurement
+from hetrl.measurement import Failure, Measurement, MeasurementError
 from hetrl.objective import Objective
 from hetrl.plan import Plan
 from hetrl.testing.models import random_decisions, random_graph
@@ -128,6 +131,57 @@ def test_what_always_fails_is_left_alone() -> None:
     while not ledger.exhausted and search.round(nothing, 4, 8, 60, 0.05, 0.002):
         pass
     assert sum(asked[-40:]) <= 20 < len(asked)
+
+
+def test_squares_of_output_errors_are_learnt_from_their_sums() -> None:
+    space = space_of(1, 12, "tflite")
+    rng = np.random.default_rng(0)
+    truth = np.exp(rng.normal(-14, 1.5, (len(space.options), space.groups)))
+    low = np.array([any("fp32" not in space.engine.processors[p].id for p in o.processors) for o in space.options])
+
+    def errors(option: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+        by_precision = np.array(
+            [sorted(space.engine.processors[p].precision for p in o.processors)[0] for o in space.options]
+        )
+        same = np.array([np.flatnonzero(by_precision == kind)[0] for kind in by_precision])
+        squares = truth[same[option], np.arange(space.groups)[:, None]]
+        return np.sqrt(np.where(low[option], squares, 0.0).sum(axis=0))
+
+    known, unseen = (space.schedules(random_decisions(space, seed, 100))[0].option for seed in (0, 1))
+    model = OutputErrors(space)
+    assert (model.of(unseen) == 0).all()
+    model.learn(known, errors(known))
+    wanted = errors(unseen)
+    assert ((wanted == 0) == (model.of(unseen) == 0)).all()
+    off = np.log(model.of(unseen)[wanted > 0] / wanted[wanted > 0])
+    assert np.sqrt(np.mean(off**2)) < 0.15
+
+
+def test_a_budget_of_output_error_is_spent_where_it_pays() -> None:
+    """The fast processor rounds: all of the network there is twice as wrong as it may be."""
+    surrogate = SurrogateDevice(load_spec("d1"), hetrl.load_model("resnet18"), "tflite")
+    share = np.exp(np.random.default_rng(0).normal(0, 1, len(surrogate.graph.groups)))
+    squares = dict(enumerate(4e-6 * share / share.sum()))
+    group_of = {n: g for g in squares for n in surrogate.graph.group_node_ids(g)}
+    limit = Objective(max_output_error=1e-3)
+
+    def rounds(plan: Plan, condition: Condition) -> Measurement:
+        rounded = {group_of[n] for s in plan.segments if any("fp32" not in p for p in s.processors) for n in s.nodes}
+        error = float(np.sqrt(sum(squares[g] for g in rounded)))
+        if error > 1e-3:
+            return Measurement.of_error(MeasurementError(Failure.WRONG_OUTPUT, "too far off", error))
+        return msgspec.structs.replace(surrogate.measure(plan, condition), output_error=error)
+
+    problem = Problem.on(MockDevice(surrogate.spec, surrogate.graph, rounds, "tflite"), Condition(), limit)
+    ledger = _ledger(problem, 100)
+    search = GuidedSearch(ledger, "guided", 64, np.random.default_rng(0))
+    nothing = np.zeros((problem.space.length, 0), dtype=np.int64)
+    while not ledger.exhausted and search.round(nothing, 4, 8, 60, 0.05, 0.002):
+        pass
+    reference = surrogate.measure(problem.cpu_plan(), Condition()).latency_ms
+    assert ledger.best is not None and reference is not None
+    assert 0 < (ledger.best.trial.output_error or 0.0) <= 1e-3
+    assert ledger.best.cost_ms < 0.7 * reference
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ class Ledger:
                 require_present(measured, self.device)
                 drop_pct = np.array([self.space.drops.of_plan(plan)])
                 outcome = of_measurements([measured], drop_pct, self.space.groups).at(0)
-                trial = Trial.of(self.evaluations, by, outcome, key=key, plan=plan, error=_reason(measured))
+                trial = Trial.of(self.evaluations, by, outcome, key=key, plan=plan, measured=measured)
                 self._add(trial, new=True)
             else:
                 self._add(earlier, new=False)
@@ -121,18 +121,19 @@ class Ledger:
             if key in self._replayed:
                 self._add(self._replayed[key], new=False)
                 continue
-            error = None
+            measured: Measurement | None = None
             if self.device is not self.space.device:  # each is written down as it ends
                 measured = self.device.measure(self.space.plan(same[:, b]), self.condition)
                 require_present(measured, self.device)
                 answers, place = of_decisions(self.space, [measured], same[:, [b]]), {b: 0}
-                error = _reason(measured)
             decisions = tuple(int(d) for d in same[:, b])
             outcome = answers.at(place[b])
             ends = self.space.segment_ends(same[:, b])
             spent = answers.segment_ms[place[b], ends]
             took = () if np.isnan(spent).any() else tuple(round(float(t), 6) for t in spent)
-            trial = Trial.of(self.evaluations, by, outcome, key=key, decisions=decisions, segments_ms=took, error=error)
+            trial = Trial.of(
+                self.evaluations, by, outcome, key=key, decisions=decisions, segments_ms=took, measured=measured
+            )
             self._add(trial, new=True)
             if self.device is not self.space.device:
                 self._tell()
@@ -199,14 +200,11 @@ def column_key(decisions: Ints) -> str:
     return "d" + ".".join(str(int(d)) for d in decisions)
 
 
-def _reason(measured: Measurement) -> str | None:
-    error = measured.error
-    return None if error is None else f"{error.kind.value}: {error.message}"
-
-
 def is_sound(trial: Trial, space: PlanSpace) -> bool:
     """Whether a trial read from a file is one that a ledger over this space may have written."""
     if trial.latency_ms is not None and not (np.isfinite(trial.latency_ms) and trial.latency_ms > 0):
+        return False
+    if trial.output_error is not None and not 0 <= trial.output_error < np.inf:
         return False
     if trial.decisions is None:
         return trial.plan is not None and trial.key == trial.plan.key and not trial.segments_ms

@@ -12,6 +12,7 @@ import msgspec
 from hetrl.compression import Compression
 from hetrl.errors import PlanError, RunError
 from hetrl.json_lines import open_to_append, whole_lines
+from hetrl.measurement import Measurement
 from hetrl.plan import Plan
 
 SCHEMA = "hetrl.trials/2"
@@ -43,6 +44,8 @@ class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     :param key: equal for equal plans.
     :param decisions: canonical decisions of the plan space; `plan` where the space does not hold the plan.
     :param segments_ms: how long each segment of `decisions` took.
+    :param output_error: how far the output was off (largest difference over largest value), also where that was the
+        error; None where the plan was not really run.
     :param error: why there are no numbers.
     """
 
@@ -57,6 +60,7 @@ class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     decisions: tuple[int, ...] | None = None
     segments_ms: tuple[float, ...] = ()
     plan: Plan | None = None
+    output_error: float | None = None
     error: str | None = None
 
     @staticmethod
@@ -69,12 +73,16 @@ class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
         decisions: tuple[int, ...] | None = None,
         segments_ms: tuple[float, ...] = (),
         plan: Plan | None = None,
-        error: str | None = None,
+        measured: Measurement | None = None,
     ) -> Trial:
-        """A trial from an outcome in the order of `Outcomes`' numbers, NaN where there is none."""
+        """A trial from an outcome in the order of `Outcomes`' numbers, NaN where there is none.
+
+        :param measured: what a device said, None of a surrogate's batch.
+        """
         latency, accuracy, frames, memory, energy = (None if math.isnan(v) else v for v in outcome)
-        if latency is None and error is None:
-            error = "the measurement failed"
+        reason = "the measurement failed" if latency is None else None
+        if measured is not None and measured.error is not None:
+            reason = f"{measured.error.kind.value}: {measured.error.message}"
         return Trial(
             n=n,
             by=by,
@@ -87,7 +95,8 @@ class Trial(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
             decisions=decisions,
             segments_ms=segments_ms,
             plan=plan,
-            error=error,
+            output_error=None if measured is None else measured.off_by,
+            error=reason,
         )
 
     @property

@@ -13,7 +13,7 @@ from hetrl.condition import Condition, parse_condition
 from hetrl.device_bridge.engine_check import check_engine
 from hetrl.device_bridge.spec import DeviceSpec
 from hetrl.graph import OperatorGraph
-from hetrl.measurement import Failure, Measurement
+from hetrl.measurement import Failure, Measurement, MeasurementError
 from hetrl.plan import Plan
 from hetrl.plan_check import check_plan
 
@@ -160,7 +160,8 @@ class ReplayDevice(Device):
         if found is None:
             return Measurement.failed(Failure.UNKNOWN_PLAN, f"plan {plan.key[:12]} was not recorded under {condition}")
         if found.output_error is not None and found.output_error > self._max_output_error:
-            return Measurement.failed(Failure.WRONG_OUTPUT, f"its output is off by {found.output_error:.2g}")
+            said = f"its output is off by {found.output_error:.2g}"
+            return Measurement.of_error(MeasurementError(Failure.WRONG_OUTPUT, said, found.output_error))
         return found
 
 

@@ -120,13 +120,13 @@ class RunnerDevice(Device):
         reports = self._client.compare(jobs, asked[0][1])
         if isinstance(reports, MeasurementError):
             lost = reports.kind is Failure.LOST  # then nobody is there to ask one by one
-            return [Measurement.failed(reports.kind, reports.message) for _ in jobs] if lost else None
+            return [Measurement.of_error(reports) for _ in jobs] if lost else None
         return [self._measurement(job, report) for job, report in zip(jobs, reports, strict=True)]
 
     def _answer(self, job: Job, request: Request) -> Measurement:
         report = self._client.measure(job, request)
         if isinstance(report, MeasurementError):
-            return Measurement.failed(report.kind, report.message)
+            return Measurement.of_error(report)
         return self._measurement(job, report)
 
     def _request(self, condition: Condition, sampling: Sampling) -> Request:

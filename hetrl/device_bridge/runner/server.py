@@ -46,11 +46,16 @@ Loader = Callable[[Job, Path], Executable]
 
 
 class Refused(Exception):
-    """A request that fails for a reason of its own; `kind` is one of `hetrl.measurement.Failure`."""
+    """A request that fails for a reason of its own.
 
-    def __init__(self, kind: str, message: str) -> None:
+    :param kind: one of `hetrl.measurement.Failure`.
+    :param output_error: of a wrong output that is finite.
+    """
+
+    def __init__(self, kind: str, message: str, output_error: float | None = None) -> None:
         super().__init__(message)
         self.kind = kind
+        self.output_error = output_error
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,8 @@ class Server:
         except Exception as error:  # engines raise anything
             kind, message = _explain(error, loading=request.get("do") == "load")
             answer["error"] = {"kind": kind, "message": message}
+            if isinstance(error, Refused) and error.output_error is not None:
+                answer["error"]["output_error"] = error.output_error
         if present_priority() != self._priority:
             answer["worn"] = True
         return answer
@@ -248,9 +255,8 @@ def _check(handle: Handle, reference: Mapping[str, Array] | None, request: Reque
     limit = request.max_output_error
     if error == float("inf") or (limit is not None and error > limit):
         wanted = "is not finite" if limit is None else f"is over {limit:g}"
-        raise Refused(
-            "wrong_output", f"the output of {name} is wrong: its error, {error:.3g} of its largest value, {wanted}"
-        )
+        said = f"the output of {name} is wrong: its error, {error:.3g} of its largest value, {wanted}"
+        raise Refused("wrong_output", said, None if error == float("inf") else error)
     return error
 
 
