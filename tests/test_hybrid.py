@@ -72,7 +72,7 @@ def test_the_correction_learns_factors_per_placement_and_group() -> None:
     batch, _ = space.schedules(random_decisions(space, 0, 400))
     predicted = Segments.of(space, batch, rng.uniform(1, 10, (400, space.groups)))
     wrong = rng.normal(0, 0.3, (1, len(space.options) * 2, space.groups))
-    truth = Effects.of(wrong)
+    truth = Effects.of(wrong, rng.uniform(0, 0.3, wrong.shape[:2]), 5.0)
     which = np.zeros(400, dtype=np.int64)
     correction = Correction(space)
     correction.learn(predicted, predicted.ms * predicted.factors(truth, which))

@@ -1,13 +1,16 @@
 """What measured timelines say about the surrogate: which placements it takes for faster or slower than they are.
 
-For every measured segment r = log(measured / predicted). The model is a sum of effects, each shrunk towards zero as a
-normal prior would: one for all, one per placement, and one per placement and fusion group; a segment has the mean of
-its groups'. Fitted by a few rounds of backfitting, as in an additive mixed model. Draws from what is left open let
-those who search try what the surrogate may be wrong about (Thompson sampling).
+For every measured segment r = log(measured / predicted). The model is a sum of effects with normal priors: one for all,
+one per placement, one per placement and fusion group, of which a segment has the mean, and a time that each segment of
+a placement takes on top, since an engine puts its operands into an order of its own. How far effects spread
+and how much segments differ beyond them is estimated from the same ratios (a mixed model with empirical priors), so
+that one measurement is believed where segments repeat, and many are averaged where they do not. Draws from what is
+left open let those who search try what the surrogate may be wrong about (Thompson sampling).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,22 +23,30 @@ from hetrl.envs.space import PlanSpace
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 ROUNDS = 4
-SHRINK = 1.0  # measurements that the prior is worth
-BOLD = 2.0  # standard deviations of a draw; found on d1 with placements made wrong by 25 %, where 1 explored too little
+SHRINK = 1.0  # placements that the prior of the effect for all is worth
+BOLD = 2.0  # standard deviations of a draw; with 1, machines whose groups differ by factors of 2 took twice as long
+MOST_OVERHEAD = 3.0  # of a typical group's time over a segment's own: what takes no time would say too much
+NOISE_SD = 0.05  # a measured median of a segment
 PRIOR_SD, PRIOR_WORTH = 0.15, 4.0  # a surrogate's error on a network that it never saw (docs/calibration.md)
 
 
 @dataclass(frozen=True)
 class Effects:
-    """Cumulative logarithms of factors, (D, placements, groups + 1): D beliefs."""
+    """D beliefs.
+
+    :param cumulative: logarithms of factors, (D, placements, groups + 1).
+    :param overhead: (D, placements) what a segment takes on top, in times of a typical group.
+    """
 
     cumulative: Floats
+    overhead: Floats
+    typical_ms: float
 
     @staticmethod
-    def of(effects: Floats) -> Effects:
-        """From (D, placements, groups)."""
+    def of(effects: Floats, overhead: Floats, typical_ms: float) -> Effects:
+        """From (D, placements, groups) logarithms and (D, placements) overheads."""
         none = np.zeros((*effects.shape[:2], 1))
-        return Effects(np.concatenate([none, np.cumsum(effects, axis=2)], axis=2))
+        return Effects(np.concatenate([none, np.cumsum(effects, axis=2)], axis=2), overhead, typical_ms)
 
 
 @dataclass(frozen=True)
@@ -60,76 +71,152 @@ class Segments:
         belief = which[self.plan]
         upto = beliefs.cumulative[belief, self.placement, self.end + 1]
         effect = (upto - beliefs.cumulative[belief, self.placement, self.start]) / (self.end - self.start + 1)
-        factors: Floats = np.exp(effect)
+        more = beliefs.overhead[belief, self.placement] * self.overhead_share(beliefs.typical_ms)
+        factors: Floats = np.exp(effect + more)
         return factors
+
+    def overhead_share(self, typical_ms: float) -> Floats:
+        """(S,) a typical group's time as a share of each segment's, bounded; 0 for what takes no time."""
+        share = np.divide(typical_ms, self.ms, out=np.zeros(len(self.ms)), where=self.ms > 0)
+        return np.minimum(share, MOST_OVERHEAD)
 
 
 class Correction:
     """Factors on the surrogate's times of segments, and how sure they are."""
 
     def __init__(self, space: PlanSpace) -> None:
-        placements = len(space.options) * len(MEMORIES)
+        self._placements, self._groups = len(space.options) * len(MEMORIES), space.groups
+        size = 2 + self._groups  # unknowns of a placement: its own effect, its overhead, then those of its groups
+        self._typical_ms = 0.0  # of a fusion group, the unit of overheads
+        self._squares = np.zeros((self._placements, size, size))  # X'X of each placement's segments
+        self._sums = np.zeros((self._placements, size))  # X'r
+        self._ratio_squares = np.zeros(self._placements)  # r'r
         self._all = 0.0
-        self._of_placement = np.zeros(placements)
-        self._of_group = np.zeros((placements, space.groups))
-        self._seen = np.zeros((placements, space.groups))
-        self._count = np.zeros(placements)
-        self._sd = self._sd_placement = PRIOR_SD
-        self._start, self._end, self._placement = (np.zeros(0, dtype=np.int64) for _ in range(3))
-        self._ratio = np.zeros(0)
+        self._sd = Deviations()
+        self._posteriors: dict[int, _Posterior] = {}
 
     def learn(self, predicted: Segments, measured_ms: Floats) -> None:
         """Take in what segments that were predicted have taken, and fit anew."""
         with np.errstate(invalid="ignore"):
             known = (predicted.ms > 0) & (measured_ms > 0) & np.isfinite(measured_ms)
-        self._start = np.append(self._start, predicted.start[known])
-        self._end = np.append(self._end, predicted.end[known])
-        self._placement = np.append(self._placement, predicted.placement[known])
-        self._ratio = np.append(self._ratio, np.log(measured_ms[known] / predicted.ms[known]))
-        if self._ratio.size:
-            self._fit()
+        if not known.any():
+            return
+        start, end, placement = predicted.start[known], predicted.end[known], predicted.placement[known]
+        ratio = np.log(measured_ms[known] / predicted.ms[known])
+        group = np.arange(self._groups)
+        self._typical_ms = self._typical_ms or float(predicted.ms[known].sum() / (end - start + 1).sum())
+        overhead = predicted.overhead_share(self._typical_ms)[known]
+        inside = (group >= start[:, None]) & (group <= end[:, None])
+        rows = np.hstack([np.ones((len(ratio), 1)), overhead[:, None], inside / (end - start + 1)[:, None]])
+        for p in np.unique(placement).tolist():
+            mine = placement == p
+            self._squares[p] += rows[mine].T @ rows[mine]
+            self._sums[p] += rows[mine].T @ ratio[mine]
+            self._ratio_squares[p] += ratio[mine] @ ratio[mine]
+        self._fit()
 
     def _fit(self) -> None:
-        ratio, placement = self._ratio, self._placement
-        lengths = self._end - self._start + 1
-        rows = np.repeat(np.arange(len(ratio)), lengths)
-        group = np.arange(len(rows)) - np.repeat(np.cumsum(lengths) - lengths, lengths) + self._start[rows]
-        share = 1.0 / lengths[rows]
-        cells = placement[rows] * self._of_group.shape[1] + group
-        self._count = np.bincount(placement, minlength=len(self._count)).astype(np.float64)
-        seen: Floats = np.bincount(cells, share, self._of_group.size).astype(np.float64)
-        self._seen = seen.reshape(self._of_group.shape)
+        """Posteriors of all placements, then what they say of the prior: a few steps of expectation maximisation."""
+        seen = np.flatnonzero(self._squares[:, 0, 0]).tolist()
         for _ in range(ROUNDS):
-            local = np.bincount(rows, self._of_group.ravel()[cells] * share, minlength=len(ratio))
-            rest = ratio - local
-            self._all = float((rest - self._of_placement[placement]).sum() / (len(ratio) + SHRINK))
-            total = np.bincount(placement, rest - self._all, minlength=len(self._count))
-            self._of_placement = total / (self._count + SHRINK)
-            rest = ratio - self._all - self._of_placement[placement]
-            sums = np.bincount(cells, share * rest[rows], self._of_group.size).reshape(self._of_group.shape)
-            self._of_group = sums / (self._seen + SHRINK)
-        rest = ratio - self._all - self._of_placement[placement]
-        self._sd = _deviation(rest)
-        self._sd_placement = _deviation(self._of_placement[self._count > 0])
+            found = {
+                p: _Posterior.of(self._squares[p], self._sums[p], self._ratio_squares[p], self._all, self._sd)
+                for p in seen
+            }
+            self._sd = Deviations.of(list(found.values()))
+            self._all += sum(one.mean[0] for one in found.values()) / (len(found) + SHRINK)
+        self._posteriors = found
 
     def guess(self) -> Effects:
         """The most likely effects."""
-        return Effects.of(self._mean()[None])
+        mean = np.zeros((1, self._placements, 2 + self._groups))
+        for p, posterior in self._posteriors.items():
+            mean[0, p] = posterior.mean
+        return self._effects(mean)
 
     def draws(self, count: int, rng: np.random.Generator) -> Effects:
         """The most likely effects, then `count` - 1 draws from what they may be."""
-        mean = self._mean()
-        drawn = np.broadcast_to(mean, (count, *mean.shape)).copy()
-        size = (count - 1, *mean.shape)
-        drawn[1:] += BOLD * rng.standard_normal(size) * self._sd / np.sqrt(1.0 + self._seen / SHRINK)
-        whole = BOLD * rng.standard_normal(size[:2]) * self._sd_placement / np.sqrt(1.0 + self._count / SHRINK)
-        drawn[1:] += whole[:, :, None]
-        return Effects.of(drawn)
+        drawn = rng.standard_normal((count, self._placements, 2 + self._groups)) * BOLD
+        drawn[0] = 0.0
+        for p in range(self._placements):
+            posterior = self._posteriors.get(p)
+            if posterior is None:
+                drawn[:, p] *= self._sd.of_unknowns(self._groups)
+            else:
+                drawn[:, p] = posterior.mean + drawn[:, p] @ posterior.root.T
+        return self._effects(drawn)
 
-    def _mean(self) -> Floats:
-        return self._all + self._of_placement[:, None] + self._of_group
+    def _effects(self, unknowns: Floats) -> Effects:
+        """Of (D, placements, 2 + groups) numbers."""
+        own, overhead, groups = unknowns[:, :, :1], unknowns[:, :, 1], unknowns[:, :, 2:]
+        return Effects.of(self._all + own + groups, overhead, self._typical_ms)
 
 
-def _deviation(rest: Floats) -> float:
-    """Standard deviation around zero, with the prior's weight."""
-    return float(np.sqrt((np.sum(rest**2) + PRIOR_WORTH * PRIOR_SD**2) / (len(rest) + PRIOR_WORTH)))
+@dataclass(frozen=True)
+class Deviations:
+    """Standard deviations: of placements' effects, overheads, groups' effects, and of what segments differ by."""
+
+    placement: float = PRIOR_SD
+    overhead: float = PRIOR_SD
+    group: float = PRIOR_SD
+    noise: float = NOISE_SD
+
+    def of_unknowns(self, groups: int) -> Floats:
+        """(2 + groups,) those of a placement's unknowns."""
+        return np.array([self.placement, self.overhead, *[self.group] * groups])
+
+    @staticmethod
+    def of(posteriors: Sequence[_Posterior]) -> Deviations:
+        """What posteriors make of them; the prior counts as a few observations."""
+
+        def deviation(total: float, count: float, prior_sd: float) -> float:
+            return float(np.sqrt((total + PRIOR_WORTH * prior_sd**2) / (count + PRIOR_WORTH)))
+
+        second = [one.mean**2 + one.variance for one in posteriors]
+        groups = [moments[2:][one.touched] for moments, one in zip(second, posteriors, strict=True)]
+        return Deviations(
+            deviation(sum(float(moments[0]) for moments in second), len(second), PRIOR_SD),
+            deviation(sum(float(moments[1]) for moments in second), len(second), PRIOR_SD),
+            deviation(sum(float(g.sum()) for g in groups), sum(map(len, groups)), PRIOR_SD),
+            deviation(sum(one.rest for one in posteriors), sum(one.count for one in posteriors), NOISE_SD),
+        )
+
+
+@dataclass(frozen=True)
+class _Posterior:
+    """Of one placement's unknowns: its own effect, its overhead, then those of its groups.
+
+    :param root: a square root of the covariance.
+    :param touched: (groups,) which were in a segment of it.
+    :param count: its segments.
+    :param rest: expected sum of squares of what is left of their ratios.
+    """
+
+    mean: Floats
+    root: Floats
+    touched: npt.NDArray[np.bool_]
+    count: float
+    rest: float
+
+    @property
+    def variance(self) -> Floats:
+        total: Floats = (self.root**2).sum(axis=1)
+        return total
+
+    @staticmethod
+    def of(squares: Floats, sums: Floats, ratio_squares: float, level: float, sd: Deviations) -> _Posterior:
+        """Bayesian linear regression.
+
+        :param squares: X'X, `sums` X'r and `ratio_squares` r'r of the placement's segments.
+        :param level: of the ratios of all placements.
+        """
+        count = float(squares[0, 0])
+        ones = squares[0]  # X'1: every row begins with a 1
+        wanted = sums - level * ones
+        around = ratio_squares - 2 * level * sums[0] + level**2 * count
+        prior = sd.of_unknowns(len(sums) - 2) ** -2.0
+        root = np.linalg.inv(np.linalg.cholesky(squares / sd.noise**2 + np.diag(prior))).T
+        mean = root @ (root.T @ wanted) / sd.noise**2
+        left = around - 2 * mean @ wanted + mean @ squares @ mean
+        uncertain = float(np.einsum("ij,ik,kj->", root, squares, root))
+        return _Posterior(mean, root, squares.diagonal()[2:] > 0, count, max(0.0, float(left)) + uncertain)
