@@ -118,13 +118,13 @@ class Outcome:
 def network(path: Path) -> Path:
     """A chain of six fusion groups of kinds at which different engines are best, as an ONNX file without weights."""
     net = Builder("six")
-    x = net.input("x", (1, 3, 112, 112))
-    x = net.activation(net.conv(x, "stem", 128, 3, stride=2), "stem.relu")
-    x = net.activation(net.conv(x, "first", 128, 9, groups=128), "first.relu")
-    x = net.activation(net.conv(x, "second", 128, 9, groups=128), "second.relu")
-    x = net.activation(net.conv(x, "grouped", 128, 3, groups=8), "grouped.elu", "Elu")
-    x = net.activation(net.conv(x, "reduced", 128, 3, stride=2), "reduced.elu", "Elu")
-    x = net.activation(net.conv(x, "plain", 128, 3), "plain.relu")
+    x = net.input("x", (1, 3, 56, 56))
+    x = net.activation(net.conv(x, "stem", 256, 3, stride=2), "stem.relu")
+    x = net.activation(net.conv(x, "dense", 256, 3), "dense.relu")
+    x = net.activation(net.conv(x, "soft", 256, 3), "soft.softplus", "Softplus")
+    x = net.activation(net.conv(x, "deep", 256, 15, groups=256), "deep.relu")
+    x = net.activation(net.conv(x, "large", 128, 5), "large.relu")
+    x = net.activation(net.conv(x, "reduced", 256, 3, stride=2), "reduced.relu")
     path.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(net.finish(x).model, path)
     return path

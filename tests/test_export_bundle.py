@@ -253,6 +253,34 @@ def test_weights_outside_of_the_bundle_are_refused(copy: Path, tmp_path: Path) -
     assert "which are not in the bundle" in found.checks[-1].detail
 
 
+@pytest.mark.parametrize("where", ["attribute", "branch", "function", "sparse"])
+def test_weights_outside_of_the_bundle_are_refused_wherever_they_hide(copy: Path, tmp_path: Path, where: str) -> None:
+    (tmp_path / "secret").write_bytes(bytes(1 << 20))
+    path = next(iter(sorted(copy.glob("session-*.onnx"))))
+    model = onnx.load(path, load_external_data=False)
+    away = onnx.TensorProto(name="away", data_type=onnx.TensorProto.FLOAT, dims=[1])
+    away.data_location = onnx.TensorProto.EXTERNAL
+    away.external_data.add(key="location", value=str(tmp_path / "secret"))
+    constant = onnx.helper.make_node("Constant", [], ["away"], name="away", value=away)
+    if where == "attribute":
+        model.graph.node.insert(0, constant)
+    elif where == "branch":
+        branch = onnx.helper.make_graph([constant], "inner", [], [onnx.ValueInfoProto(name="away")])
+        model.graph.node.insert(
+            0, onnx.helper.make_node("If", ["never"], ["z"], then_branch=branch, else_branch=branch)
+        )
+    elif where == "function":
+        model.functions.append(onnx.helper.make_function("d", "F", [], ["away"], [constant], []))
+    else:
+        sparse = onnx.SparseTensorProto(values=away, dims=[4])
+        model.graph.sparse_initializer.append(sparse)
+    path.write_bytes(model.SerializeToString())
+    reseal(copy)
+    found = validate_bundle(copy)
+    assert not found.ok
+    assert "which are not in the bundle" in found.checks[-1].detail
+
+
 @pytest.mark.parametrize("change", [{"model": "../x.onnx"}, {"after": [10_000]}, {"duty": 0.0}, {"eval": "1"}])
 def test_sessions_that_make_no_sense_are_refused(copy: Path, change: dict[str, object]) -> None:
     document = json.loads((copy / SESSIONS).read_text())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -201,15 +201,28 @@ def read_sessions(bundle: Bundle) -> Sessions:
 
 
 def check_weights(path: Path, files: set[str]) -> None:
-    """:raises Refused: a model's weights are outside of the bundle."""
+    """
+    :raises Refused: a model's weights are outside of the bundle: in whatever graph, function or attribute they are.
+    """
     try:
         model = onnx.load(path, load_external_data=False)
     except Exception as error:  # protobuf has many kinds of its own
         raise Refused(f"{path.name} is no ONNX model: {error}") from None
-    for tensor in model.graph.initializer:
+    for tensor in _tensors(model):
         places = [entry.value for entry in tensor.external_data if entry.key == "location"]
         if tensor.data_location == onnx.TensorProto.EXTERNAL and not set(places) <= files:
             raise Refused(f"{path.name} takes weights from {places}, which are not in the bundle")
+
+
+def _tensors(message: Any) -> Iterator[onnx.TensorProto]:
+    """Every tensor in a protobuf message, however deep."""
+    if isinstance(message, onnx.TensorProto):
+        yield message
+        return
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for inner in value if isinstance(value, Iterable) else (value,):
+                yield from _tensors(inner)
 
 
 def _job(order: Order) -> tuple[Job, dict[str, str]]:
