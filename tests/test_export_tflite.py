@@ -8,11 +8,12 @@ import msgspec
 import pytest
 
 from hetrl.export import tflite
-from hetrl.export.base import Claims
+from hetrl.export.base import Claims, Order
 from hetrl.graph import OperatorGraph
 from hetrl.plan import Plan
 from tests.text_help import (
     BRANCH_WEIGHTS,
+    D1,
     LITE_CPU,
     LITE_DSP,
     LITE_GPU,
@@ -91,3 +92,11 @@ def test_tflite_knows_one_delegate() -> None:
     graph = net(RUNS, ["c2"], BRANCH_WEIGHTS)
     plan = placed(graph, {"a1": alone(LITE_DSP)}, alone(LITE_GPU))
     assert "there is one delegate" in reasons(tflite.EXPORTER.claims(plan, graph))
+
+
+@pytest.mark.parametrize(("where", "types"), [(LITE_DSP, "int8"), (LITE_GPU, ""), (LITE_CPU, "")])
+def test_tflite_says_which_types_no_option_gives(where: str, types: str) -> None:
+    graph = net(RUNS, ["c2"], BRANCH_WEIGHTS)
+    plan = placed(graph, {"a1": alone(where)}, alone(LITE_CPU))
+    said = " ".join(tflite.EXPORTER.notes(Order(plan, graph, D1)))
+    assert (f"No option makes it calculate in {types}:" in said) if types else "No option" not in said
