@@ -169,3 +169,16 @@ def test_a_wrong_weight_is_noticed_by_its_output(tmp_path: Path) -> None:
     reseal(tmp_path / "out")
     found = validate_bundle(tmp_path / "out", repeats=1)
     assert [check.name for check in found.checks if check.ok is False] == ["outputs"]
+
+
+def test_a_vulkan_device_of_software_is_no_phones_gpu(tmp_path: Path) -> None:
+    import ncnn
+
+    if ncnn.get_gpu_count() == 0 or ncnn.get_gpu_info(0).type() != 3:
+        pytest.skip("the first Vulkan device is not a software one, such as Mesa's llvmpipe")
+    model = random_model(tmp_path, 3)
+    plan = next(p for p in random_plans(model, 60) if any("gpu" in name for name in p.processors))
+    exported(plan, model, "ncnn", tmp_path / "out")
+    found = validate_bundle(tmp_path / "out", repeats=1)
+    assert found.ok
+    assert any("is no GPU" in moved.reason for moved in found.moved)

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 import onnx
 
+from hetrl.device_bridge.host.opening import HOST
 from hetrl.device_bridge.runner.engines.ncnn import blob_name
 from hetrl.errors import PlanError
 from hetrl.export.base import (
@@ -225,6 +226,7 @@ def _run(net: Any, settings: Settings, inputs: Mapping[str, Array]) -> dict[str,
     return outputs
 
 
+_SOFTWARE = 3  # of ncnn's `GpuInfo.type`: a CPU, as Mesa's llvmpipe
 _MASK = re.compile(r" 31=(\d+)$")
 
 
@@ -249,7 +251,19 @@ def _placement(net: Any, settings: Settings, bundle: Bundle, has_vulkan: bool) -
     refused = [layer for layer in mine if not layer.support_vulkan]
     types = ", ".join(sorted({str(layer.type) for layer in refused}))
     moved = (Moved(-1, gpu, "CPU", len(refused), f"ncnn has no Vulkan code for {types}"),) if refused else ()
+    software = _software_device()
+    if software and bundle.manifest.plan.device != HOST and len(mine) > len(refused):
+        reason = f"the Vulkan device here, {software}, is no GPU"
+        moved = (Moved(-1, gpu, "CPU", len(mine) - len(refused), reason), *moved)
     return check, moved
+
+
+def _software_device() -> str:
+    """The name of the Vulkan device that a net takes, if it is a program on the CPU; empty if it is a real one."""
+    import ncnn
+
+    found = ncnn.get_gpu_info(0)
+    return str(found.device_name()) if found.type() == _SOFTWARE else ""
 
 
 def _elsewhere(plan: Plan, stays: Mapping[str, bool]) -> list[str]:
