@@ -29,7 +29,7 @@ from hetrl.export.base import (
     unit_of,
 )
 from hetrl.export.bundle import Bundle, Manifest, Refused, versions_of
-from hetrl.export.openvino_ir import placed_operators, with_own_constants
+from hetrl.export.openvino_ir import folded, placed_operators, with_own_constants
 from hetrl.export.places import copy_weights, cores_of, misplaced
 from hetrl.export.texts import read_json, write_json
 from hetrl.export.timing import timed_ms
@@ -113,7 +113,7 @@ class OpenVino(Exporter):
             copy_weights(order.model.store, whole.files, place)
             (place / "model.onnx").write_bytes(model.SerializeToString(deterministic=True))
             core = openvino.Core()
-            read = core.read_model(place / "model.onnx")
+            read = folded(core.read_model(place / "model.onnx"))
             placed = placed_operators(read, model, whole, order.graph.inputs)
             # Written there and moved, since the IR's files are written in place.
             openvino.save_model(read, place / MODEL, compress_to_fp16=False)

@@ -29,6 +29,19 @@ def with_own_constants(whole: WholeModel) -> onnx.ModelProto:
     return model
 
 
+def folded(read: Any) -> Any:
+    """OpenVINO's model with what follows from its shapes worked out.
+
+    Its reader works sizes out by operators, and HETERO hands an empty tensor to a piece that reads another one's.
+    """
+    from openvino.passes import ConstantFolding, Manager
+
+    manager = Manager()
+    manager.register_pass(ConstantFolding())
+    manager.run_passes(read)
+    return read
+
+
 def placed_operators(read: Any, model: onnx.ModelProto, whole: WholeModel, inputs: Sequence[str]) -> dict[str, str]:
     """Name OpenVINO's operators anew; the processor of each, by name.
 
