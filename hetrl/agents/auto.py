@@ -40,7 +40,7 @@ class AutoConfig(msgspec.Struct, frozen=True, kw_only=True):
     hot: float = 0.1
     cold: float = 0.002
     picks_share: float = 0.1
-    picks_at_least: int = 4
+    picks_at_least: int = 2
     picks_at_most: int = 32
     patience: int = 5
 
