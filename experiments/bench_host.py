@@ -73,7 +73,7 @@ WITHIN = 0.05
 SEEDS = 10
 BUDGET = 729  # every plan there is
 MOST_SAME = 0.99  # of the recorded plans must have numbers
-TIMES = 6  # that a plan is measured at most: until two measurements agree
+TIMES = 6  # that a plan is measured at most undisturbed: until two measurements agree
 AGREED = 0.03
 CORE = 0  # that is measured on, where there are several
 IN_TURNS = Sampling(
@@ -153,22 +153,22 @@ def record() -> None:
     plans = list(enumerate_plans(setting.space, BUDGET, within))
     anchor = whole_plans(setting.space)[PROCESSORS[0]]
     with Recorder(setting.device, file) as recorder:
-        for time_ in range(TIMES):
-            known = measured_pairs(read_recording(file)[1])
-            order = np.random.default_rng(time_).permutation(len(plans))
-            ahead = [plans[i] for i in order if not agreed(known.get(plans[i].key, []))]
-            for number, plan in enumerate(ahead, 1):
+        for number in range(TIMES):
+            known = measured_pairs(read_recording(file)[1], anchor.key)
+            order = np.random.default_rng(number).permutation(len(plans))
+            ahead = [plans[i] for i in order if not settled(known.get(plans[i].key, []))]
+            for done, plan in enumerate(ahead, 1):
                 answer, _ = recorder.compare([plan, anchor], AT_REST)
-                if number % 50 == 0:
-                    print(f"{number} of {len(ahead)}, the last one {answer.latency_ms} ms", flush=True)
-    compress(file, RECORDING)
+                if done % 50 == 0:
+                    print(f"{done} of {len(ahead)}, the last one {answer.latency_ms} ms", flush=True)
+    compress(file, RECORDING, anchor.key)
 
 
 @dataclass(frozen=True)
 class Pair:
     """A plan and the one that all are measured in turns with.
 
-    :param ratio: median over their rounds; None where one of them has no latency.
+    :ivar ratio: median over their rounds; None where one of them has no latency, or they were not in turns.
     """
 
     plan: Recorded
@@ -177,15 +177,21 @@ class Pair:
     @cached_property
     def ratio(self) -> float | None:
         mine, its = self.plan.measurement, self.anchor.measurement
-        if mine.latency_ms is None or its.latency_ms is None:
+        if mine.latency_ms is None or len(mine.samples_ms) != len(its.samples_ms):
             return None
         return statistics.median(one / other for one, other in zip(mine.samples_ms, its.samples_ms, strict=True))
 
 
-def measured_pairs(records: Sequence[Recorded]) -> dict[str, list[Pair]]:
-    """By plan; what other programs disturbed is left out."""
+def measured_pairs(records: Sequence[Recorded], anchor_key: str) -> dict[str, list[Pair]]:
+    """By plan; what other programs disturbed is left out, and a plan whose anchor a kill left out."""
     found: dict[str, list[Pair]] = {}
-    for plan, anchor in zip(records[0::2], records[1::2], strict=False):
+    number = 0
+    while number + 1 < len(records):
+        plan, anchor = records[number : number + 2]
+        if anchor.plan.key != anchor_key:
+            number += 1
+            continue
+        number += 2
         if not (plan.measurement.foreign_load or anchor.measurement.foreign_load):
             found.setdefault(plan.plan.key, []).append(Pair(plan, anchor))
     return found
@@ -197,13 +203,18 @@ def agreed(pairs: Sequence[Pair]) -> bool:
     return any(more <= (1 + AGREED) * less for less, more in pairwise(ratios))
 
 
-def compress(file: Path, target: Path) -> None:
+def settled(pairs: Sequence[Pair]) -> bool:
+    """Whether a plan need not be measured again."""
+    return len(pairs) >= TIMES or agreed(pairs) or sum(pair.ratio is None for pair in pairs) > 1
+
+
+def compress(file: Path, target: Path, anchor_key: str) -> None:
     """One record a plan, times with five digits, the rest left out: enough to replay, small enough to keep.
 
     :param file: pairs of records, of a plan and of the one that all are measured in turns with.
     """
     header, records = read_recording(file)
-    known = measured_pairs(records)
+    known = measured_pairs(records, anchor_key)
     usual_ms = statistics.median(
         p.anchor.measurement.latency_ms for pairs in known.values() for p in pairs if p.anchor.measurement.latency_ms
     )

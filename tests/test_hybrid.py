@@ -81,6 +81,23 @@ def test_the_correction_learns_factors_per_placement_and_group() -> None:
     assert np.sqrt(np.mean(left**2)) < 0.4 * np.sqrt(np.mean(untouched**2))
 
 
+def test_what_was_measured_exactly_is_believed_at_once() -> None:
+    """However often it is taken in: a placement that is three times too slow is, and others may well be."""
+    space = space_of(1, 6)
+    batch, _ = space.schedules(np.repeat(random_decisions(space, 0, 1), 12, axis=1))
+    predicted = Segments.of(space, batch, np.ones((12, space.groups)))
+    which, elsewhere = np.zeros(12, dtype=np.int64), []
+    for times in (1, 4):
+        correction = Correction(space)
+        for _ in range(times):
+            correction.learn(predicted, 3.0 * predicted.ms)
+        guess = correction.guess()
+        assert np.allclose(predicted.factors(guess, which), 3.0, rtol=0.02)
+        unseen = np.setdiff1d(np.arange(guess.cumulative.shape[1]), predicted.placement)
+        elsewhere.append(float(np.exp(guess.cumulative[0, unseen, 1]).mean()))
+    assert 1.2 < elsewhere[0] < 3.0 and elsewhere[1] == pytest.approx(elsewhere[0], rel=0.3)
+
+
 def test_draws_are_wide_where_nothing_was_measured_and_narrow_elsewhere() -> None:
     space = space_of(1, 6)
     correction = Correction(space)
@@ -113,14 +130,21 @@ def test_a_wrong_surrogate_is_corrected() -> None:
     assert ledger.best is not None and ledger.best.cost_ms < (best_ms + misled_ms) / 2
 
 
-def test_what_always_fails_is_left_alone() -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        MeasurementError(Failure.UNSUPPORTED, "no splits here"),
+        MeasurementError(Failure.WRONG_OUTPUT, "wrong here", 0.5),
+    ],
+)
+def test_what_always_fails_is_left_alone(error: MeasurementError) -> None:
     surrogate = SurrogateDevice(load_spec("d1"), random_graph(5, 8))
     asked: list[bool] = []
 
     def refuses_splits(plan: Plan, condition: Condition) -> Measurement:
         asked.append(any(len(segment.processors) > 1 for segment in plan.segments))
         if asked[-1]:
-            return Measurement.failed(Failure.UNSUPPORTED, "no splits here")
+            return Measurement.of_error(error)
         return surrogate.measure(plan, condition)
 
     problem = Problem.on(MockDevice(surrogate.spec, surrogate.graph, refuses_splits), Condition(), Objective())

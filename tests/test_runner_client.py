@@ -140,6 +140,7 @@ def test_what_a_job_does_is_a_failed_measurement_and_the_next_one_works(client, 
     assert works(client, request_)
     failure = client.measure(job(does), request_)
     assert isinstance(failure, MeasurementError) and failure.kind is kind and words in failure.message, failure
+    assert failure.output_error == (0.5 if does == "wrong" else None)
     assert works(client, request_)
 
 

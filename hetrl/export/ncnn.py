@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 
 from hetrl.device_bridge.host.opening import HOST
-from hetrl.device_bridge.runner.engines.ncnn import blob_name
+from hetrl.device_bridge.runner.engines.ncnn import blob_name, library
 from hetrl.errors import PlanError
 from hetrl.export.base import (
     TOLERANCES,
@@ -127,7 +127,7 @@ class Ncnn(Exporter):
 
     def load_and_run(self, bundle: Bundle, inputs: Mapping[str, Array], repeats: int) -> Tried:
         require_engines(["ncnn"])
-        import ncnn
+        ncnn = library()
 
         settings = read_settings(bundle)
         has_vulkan = settings.use_vulkan and ncnn.get_gpu_count() > 0  # looking for devices takes a while
@@ -198,7 +198,7 @@ def _blob(graph: OperatorGraph, name: str) -> BlobEntry:
 
 
 def _open(folder: Path, settings: Settings, has_vulkan: bool) -> Any:
-    import ncnn
+    ncnn = library()
 
     net = ncnn.Net()
     net.opt.num_threads = settings.threads
@@ -210,7 +210,7 @@ def _open(folder: Path, settings: Settings, has_vulkan: bool) -> Any:
 
 
 def _run(net: Any, settings: Settings, inputs: Mapping[str, Array]) -> dict[str, Array]:
-    import ncnn
+    ncnn = library()
 
     extractor = net.create_extractor()
     for entry in settings.inputs:
@@ -260,9 +260,9 @@ def _placement(net: Any, settings: Settings, bundle: Bundle, has_vulkan: bool) -
 
 def _software_device() -> str:
     """The name of the Vulkan device that a net takes, if it is a program on the CPU; empty if it is a real one."""
-    import ncnn
+    ncnn = library()
 
-    found = ncnn.get_gpu_info(0)
+    found = ncnn.get_gpu_info(ncnn.get_default_gpu_index())
     return str(found.device_name()) if found.type() == _SOFTWARE else ""
 
 

@@ -32,7 +32,7 @@ def with_own_constants(whole: WholeModel) -> onnx.ModelProto:
 def folded(read: Any) -> Any:
     """OpenVINO's model with what follows from its shapes worked out.
 
-    Its reader works sizes out by operators, and HETERO hands an empty tensor to a piece that reads another one's.
+    Its reader works sizes out by operators, and HETERO hands an empty tensor to a piece that reads a size of another.
     """
     from openvino.passes import ConstantFolding, Manager
 

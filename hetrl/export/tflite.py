@@ -129,15 +129,9 @@ class Tflite(Exporter):
     def notes(self, order: Order) -> tuple[str, ...]:
         advice = Delegation.of(order.plan, order.graph).advice(1)
         unlimited = f"LiteRT's CompiledModel would delegate {len(advice.left)} partitions more, so use its Interpreter"
-        # The GPU's and NNAPI's options say fp16; else it calculates in the types of the file.
-        own = {p.split("/")[2] for p in order.plan.processors if unit_of(p) not in ("gpu", "npu") or "int8" in p}
-        types = " and ".join(sorted(own - {"fp32"}))
+        int8 = any(p.endswith("/int8") for p in order.plan.processors)
         return (
-            *(
-                (f"No option makes it calculate in {types}: the .tflite file has to be converted to that",)
-                if types
-                else ()
-            ),
+            *(("No option makes it calculate in int8: the .tflite file has to be quantized",) if int8 else ()),
             *((unlimited,) if advice.left and advice.delegated else ()),
             *(("Which operators NNAPI takes is the phone's to say",) if advice.delegate == "nnapi" else ()),
         )

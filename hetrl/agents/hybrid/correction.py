@@ -1,11 +1,11 @@
 """What measured timelines say about the surrogate: which placements it takes for faster or slower than they are.
 
 For every measured segment r = log(measured / predicted). The model is a sum of effects with normal priors: one for all,
-one per placement, one per placement and fusion group, of which a segment has the mean, and a time that each segment of
-a placement takes on top, since an engine puts its operands into an order of its own. How far effects spread
-and how much segments differ beyond them is estimated from the same ratios (a mixed model with empirical priors), so
-that one measurement is believed where segments repeat, and many are averaged where they do not. Draws from what is
-left open let those who search try what the surrogate may be wrong about (Thompson sampling).
+one per placement, one per placement and fusion group, of which a segment has the mean, and one per placement for a
+segment as such, the larger the shorter it is, since an engine puts its operands into an order of its own. How far
+effects spread and how much segments differ beyond them is estimated from the same ratios (a mixed model with empirical
+priors), so that one measurement is believed where segments repeat, and many are averaged where they do not. Draws from
+what is left open let those who search try what the surrogate may be wrong about (Thompson sampling).
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class Effects:
     """D beliefs.
 
     :param cumulative: logarithms of factors, (D, placements, groups + 1).
-    :param overhead: (D, placements) what a segment takes on top, in times of a typical group.
+    :param overhead: (D, placements) logarithm of what a segment takes on top, for a segment as long as a typical group;
+        a longer one has less of it.
     """
 
     cumulative: Floats
@@ -117,15 +118,18 @@ class Correction:
 
     def _fit(self) -> None:
         """Posteriors of all placements, then what they say of the prior: a few steps of expectation maximisation."""
-        seen = np.flatnonzero(self._squares[:, 0, 0]).tolist()
         for _ in range(ROUNDS):
-            found = {
-                p: _Posterior.of(self._squares[p], self._sums[p], self._ratio_squares[p], self._all, self._sd)
-                for p in seen
-            }
-            self._sd = Deviations.of(list(found.values()))
-            self._all += sum(one.mean[0] for one in found.values()) / (len(found) + SHRINK)
-        self._posteriors = found
+            found = self._regressions().values()
+            self._sd = Deviations.of(list(found))
+            self._all = sum(self._all + float(one.mean[0]) for one in found) / (len(found) + SHRINK)
+        self._posteriors = self._regressions()
+
+    def _regressions(self) -> dict[int, _Posterior]:
+        """Of every placement that was seen."""
+        return {
+            p: _Posterior.of(self._squares[p], self._sums[p], self._ratio_squares[p], self._all, self._sd)
+            for p in np.flatnonzero(self._squares[:, 0, 0]).tolist()
+        }
 
     def guess(self) -> Effects:
         """The most likely effects."""
@@ -218,5 +222,5 @@ class _Posterior:
         root = np.linalg.inv(np.linalg.cholesky(squares / sd.noise**2 + np.diag(prior))).T
         mean = root @ (root.T @ wanted) / sd.noise**2
         left = around - 2 * mean @ wanted + mean @ squares @ mean
-        uncertain = float(np.einsum("ij,ik,kj->", root, squares, root))
+        uncertain = float(((squares @ root) * root).sum())
         return _Posterior(mean, root, squares.diagonal()[2:] > 0, count, max(0.0, float(left)) + uncertain)

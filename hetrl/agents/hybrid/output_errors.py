@@ -19,6 +19,7 @@ EXACT = "fp32"
 NOISE = 0.3  # of a square, as a share of it: the largest of many differences is a matter of luck
 SPREAD = 2.0  # of the groups' squares, in equal shares
 SWEEPS = 300
+FLOOR = 1e-9  # of an error: what is less is none in float32
 
 
 class OutputErrors:
@@ -37,11 +38,15 @@ class OutputErrors:
     def learn(self, option: Ints, errors: Floats) -> None:
         """Take in (groups, B) placements whose errors (B,) were measured, and fit anew."""
         cells = self._cells(option)
-        useful = (cells.sum(axis=1) > 0) & np.isfinite(errors) & (errors > 0)
+        useful = self.explains(option) & np.isfinite(errors)
         self._count = np.vstack([self._count, cells[useful]])
-        self._square = np.append(self._square, errors[useful] ** 2)
+        self._square = np.append(self._square, np.maximum(errors[useful], FLOOR) ** 2)
         if useful.any():
             self._fit()
+
+    def explains(self, option: Ints) -> npt.NDArray[np.bool_]:
+        """(B,) whether anything of (groups, B) placements runs in a lower precision."""
+        return np.asarray((self._kind[option] >= 0).any(axis=0))
 
     def of(self, option: Ints) -> Floats:
         """(B,) the expected errors of (groups, B) placements; 0 where nothing is known."""

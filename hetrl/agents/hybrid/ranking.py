@@ -56,7 +56,8 @@ class Ranking:
         self._errors.learn(batch.option, off_by)
         worked = np.isfinite(measured.latency_ms)
         for fate in (0, 1):
-            explained = (fate == 0) & np.isfinite(off_by)  # by what all groups add up to, not by one placement
+            # By what all groups in fewer bits add up to, not by one placement.
+            explained = (fate == 0) & np.isfinite(off_by) & self._errors.explains(batch.option)
             of = np.flatnonzero((worked == bool(fate)) & ~explained)
             np.add.at(self._fates[fate], (np.arange(self._space.groups)[:, None], batch.option[:, of]), 1)
         took = Segments.of(self._space, batch, measured.segment_ms)
