@@ -72,9 +72,10 @@ def test_the_correction_learns_factors_per_placement_and_group() -> None:
     batch, _ = space.schedules(random_decisions(space, 0, 400))
     predicted = Segments.of(space, batch, rng.uniform(1, 10, (400, space.groups)))
     wrong = rng.normal(0, 0.3, (1, len(space.options) * 2, space.groups))
-    truth = Effects.of(wrong, rng.uniform(0, 0.3, wrong.shape[:2]), 5.0)
-    which = np.zeros(400, dtype=np.int64)
     correction = Correction(space)
+    weights = np.diff(correction.guess().weights)
+    truth = Effects.of(wrong, weights, rng.uniform(0, 0.3, wrong.shape[:2]), 5.0)
+    which = np.zeros(400, dtype=np.int64)
     correction.learn(predicted, predicted.ms * predicted.factors(truth, which))
     left = np.log(predicted.factors(truth, which) / predicted.factors(correction.guess(), which))
     untouched = np.log(predicted.factors(truth, which))
@@ -94,7 +95,7 @@ def test_what_was_measured_exactly_is_believed_at_once() -> None:
         guess = correction.guess()
         assert np.allclose(predicted.factors(guess, which), 3.0, rtol=0.02)
         unseen = np.setdiff1d(np.arange(guess.cumulative.shape[1]), predicted.placement)
-        elsewhere.append(float(np.exp(guess.cumulative[0, unseen, 1]).mean()))
+        elsewhere.append(float(np.exp(guess.cumulative[0, unseen, 1] / guess.weights[unseen, 1]).mean()))
     assert 1.2 < elsewhere[0] < 3.0 and elsewhere[1] == pytest.approx(elsewhere[0], rel=0.3)
 
 

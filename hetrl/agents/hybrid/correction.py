@@ -1,11 +1,11 @@
 """What measured timelines say about the surrogate: which placements it takes for faster or slower than they are.
 
 For every measured segment r = log(measured / predicted). The model is a sum of effects with normal priors: one for all,
-one per placement, one per placement and fusion group, of which a segment has the mean, and one per placement for a
-segment as such, the larger the shorter it is, since an engine puts its operands into an order of its own. How far
-effects spread and how much segments differ beyond them is estimated from the same ratios (a mixed model with empirical
-priors), so that one measurement is believed where segments repeat, and many are averaged where they do not. Draws from
-what is left open let those who search try what the surrogate may be wrong about (Thompson sampling).
+one per placement, one per placement and fusion group, of which a segment has the mean (weighted by predicted times), and
+one per placement for a segment as such, the larger the shorter it is, since an engine puts its operands into an order
+of its own. How far effects spread and how much segments differ beyond them is estimated from the same ratios (a mixed
+model with empirical priors), so that one measurement is believed where segments repeat, and many are averaged where
+they do not. Draws from what is left open let those who search try what the surrogate may be wrong about.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from hetrl.agents.segment_costs import work_ms
 from hetrl.device_bridge.surrogate.cost_model import Schedules
 from hetrl.device_bridge.surrogate.tables import MEMORIES
 from hetrl.envs.space import PlanSpace
+from hetrl.plan import DEFAULT_QUEUE_WINDOW
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -26,7 +28,11 @@ ROUNDS = 4
 SHRINK = 1.0  # placements that the prior of the effect for all is worth
 BOLD = 2.0  # standard deviations of a draw; with 1, machines whose groups differ by factors of 2 took twice as long
 MOST_OVERHEAD = 3.0  # of a typical group's time over a segment's own: what takes no time would say too much
+LEAST_WEIGHT = 1e-3  # of a group, in typical groups' times
 NOISE_SD = 0.05  # a measured median of a segment
+PRIOR_SD_GROUP = (
+    0.3  # of an engine that nobody calibrated; half of that finds the best plan of a machine a little later
+)
 PRIOR_SD, PRIOR_WORTH = 0.15, 4.0  # a surrogate's error on a network that it never saw (docs/calibration.md)
 
 
@@ -34,20 +40,21 @@ PRIOR_SD, PRIOR_WORTH = 0.15, 4.0  # a surrogate's error on a network that it ne
 class Effects:
     """D beliefs.
 
-    :param cumulative: logarithms of factors, (D, placements, groups + 1).
+    :param cumulative: logarithms of factors times weights, (D, placements, groups + 1).
+    :param weights: cumulative too, (placements, groups + 1).
     :param overhead: (D, placements) logarithm of what a segment takes on top, for a segment as long as a typical group;
         a longer one has less of it.
     """
 
     cumulative: Floats
+    weights: Floats
     overhead: Floats
     typical_ms: float
 
     @staticmethod
-    def of(effects: Floats, overhead: Floats, typical_ms: float) -> Effects:
-        """From (D, placements, groups) logarithms and (D, placements) overheads."""
-        none = np.zeros((*effects.shape[:2], 1))
-        return Effects(np.concatenate([none, np.cumsum(effects, axis=2)], axis=2), overhead, typical_ms)
+    def of(effects: Floats, weights: Floats, overhead: Floats, typical_ms: float) -> Effects:
+        """From (D, placements, groups) logarithms, (placements, groups) weights and (D, placements) overheads."""
+        return Effects(_sums(effects * weights), _sums(weights), overhead, typical_ms)
 
 
 @dataclass(frozen=True)
@@ -70,8 +77,9 @@ class Segments:
     def factors(self, beliefs: Effects, which: Ints) -> Floats:
         """(S,) what to multiply times by; `which` (plans,) is the belief for each plan."""
         belief = which[self.plan]
-        upto = beliefs.cumulative[belief, self.placement, self.end + 1]
-        effect = (upto - beliefs.cumulative[belief, self.placement, self.start]) / (self.end - self.start + 1)
+        first, last = (self.placement, self.start), (self.placement, self.end + 1)
+        effect = beliefs.cumulative[belief, *last] - beliefs.cumulative[belief, *first]
+        effect /= beliefs.weights[last] - beliefs.weights[first]
         more = beliefs.overhead[belief, self.placement] * self.overhead_share(beliefs.typical_ms)
         factors: Floats = np.exp(effect + more)
         return factors
@@ -87,6 +95,7 @@ class Correction:
 
     def __init__(self, space: PlanSpace) -> None:
         self._placements, self._groups = len(space.options) * len(MEMORIES), space.groups
+        self._weights = _group_ms(space)
         size = 2 + self._groups  # unknowns of a placement: its own effect, its overhead, then those of its groups
         self._typical_ms = 0.0  # of a fusion group, the unit of overheads
         self._squares = np.zeros((self._placements, size, size))  # X'X of each placement's segments
@@ -107,8 +116,9 @@ class Correction:
         group = np.arange(self._groups)
         self._typical_ms = self._typical_ms or float(predicted.ms[known].sum() / (end - start + 1).sum())
         overhead = predicted.overhead_share(self._typical_ms)[known]
-        inside = (group >= start[:, None]) & (group <= end[:, None])
-        rows = np.hstack([np.ones((len(ratio), 1)), overhead[:, None], inside / (end - start + 1)[:, None]])
+        inside = ((group >= start[:, None]) & (group <= end[:, None])) * self._weights[placement]
+        shares = inside / inside.sum(axis=1, keepdims=True)
+        rows = np.hstack([np.ones((len(ratio), 1)), overhead[:, None], shares])
         for p in np.unique(placement).tolist():
             mine = placement == p
             self._squares[p] += rows[mine].T @ rows[mine]
@@ -153,7 +163,24 @@ class Correction:
     def _effects(self, unknowns: Floats) -> Effects:
         """Of (D, placements, 2 + groups) numbers."""
         own, overhead, groups = unknowns[:, :, :1], unknowns[:, :, 1], unknowns[:, :, 2:]
-        return Effects.of(self._all + own + groups, overhead, self._typical_ms)
+        return Effects.of(self._all + own + groups, self._weights, overhead, self._typical_ms)
+
+
+def _sums(values: Floats) -> Floats:
+    """Of the first 0, 1, ... numbers along the last axis."""
+    sums: Floats = np.concatenate([np.zeros((*values.shape[:-1], 1)), np.cumsum(values, axis=-1)], axis=-1)
+    return sums
+
+
+def _group_ms(space: PlanSpace) -> Floats:
+    """(placements, groups) predicted times, where there is none next to nothing."""
+    model = space.device.cost_model()
+    idle = (1.0,) * len(space.engine.processors)
+    times = np.stack([work_ms(model, m, DEFAULT_QUEUE_WINDOW, None, idle)[:, :, 0] for m in MEMORIES])  # (M, groups, O)
+    known = np.isfinite(times) & (times > 0)
+    floor = LEAST_WEIGHT * (float(np.median(times[known])) if known.any() else 1.0)
+    filled = np.maximum(np.where(known, times, floor), floor)
+    return np.ascontiguousarray(filled.transpose(2, 0, 1).reshape(-1, space.groups))
 
 
 @dataclass(frozen=True)
@@ -162,7 +189,7 @@ class Deviations:
 
     placement: float = PRIOR_SD
     overhead: float = PRIOR_SD
-    group: float = PRIOR_SD
+    group: float = PRIOR_SD_GROUP
     noise: float = NOISE_SD
 
     def of_unknowns(self, groups: int) -> Floats:
@@ -181,7 +208,7 @@ class Deviations:
         return Deviations(
             deviation(sum(float(moments[0]) for moments in second), len(second), PRIOR_SD),
             deviation(sum(float(moments[1]) for moments in second), len(second), PRIOR_SD),
-            deviation(sum(float(g.sum()) for g in groups), sum(map(len, groups)), PRIOR_SD),
+            deviation(sum(float(g.sum()) for g in groups), sum(map(len, groups)), PRIOR_SD_GROUP),
             deviation(sum(one.rest for one in posteriors), sum(one.count for one in posteriors), NOISE_SD),
         )
 

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from hetrl.agents.hybrid.annealing import Visited, anneal
 from hetrl.agents.hybrid.growing import grown
 from hetrl.agents.hybrid.moves import Layout, Moves
-from hetrl.agents.hybrid.ranking import Ranking
+from hetrl.agents.hybrid.ranking import Beliefs, Ranking
 from hetrl.agents.ledger import Ledger, column_key
 from hetrl.agents.samplers.annealing import whole_model
 from hetrl.agents.samplers.drafts import Drawer
@@ -16,6 +16,8 @@ from hetrl.agents.samplers.drafts import Drawer
 Ints = npt.NDArray[np.int64]
 MEMORY = 1  # the index of the memory type among the global decisions
 ELITE = 16  # measured plans that later rounds start from
+BELIEFS = 8  # at least, that plans are annealed for and judged by
+CANDIDATES = 4  # plans of each belief
 
 
 class GuidedSearch:
@@ -40,8 +42,9 @@ class GuidedSearch:
         :param width: of a beam search by the best guess, whose plans are candidates too; 0 for none.
         """
         self.ranking.learn()
-        beliefs = self.ranking.beliefs(picks, self._rng)
-        which = np.arange(self._chains) % picks
+        count = picks if self.ranking.trusted else max(BELIEFS, picks)
+        beliefs = self.ranking.beliefs(count, self._rng)
+        which = np.arange(self._chains) % count
 
         def costs(plans: Ints) -> npt.NDArray[np.float64]:
             return self.ranking.costs(plans, beliefs, which)
@@ -55,7 +58,9 @@ class GuidedSearch:
             np.append(visited.costs, self.ranking.costs(beam)),
             np.append(visited.chain, best_guess),
         )
-        chosen = self._choose(visited, which, picks)
+        chosen = self._best(visited, which, count, 1 if beliefs is None else CANDIDATES)
+        if beliefs is not None:
+            chosen = chosen[:, self._promising(chosen, beliefs, picks)]
         before = self._ledger.evaluations
         if chosen.shape[1]:
             self._ledger.outcomes(chosen, self._name)
@@ -91,18 +96,48 @@ class GuidedSearch:
         trials.sort(key=ledger.cost_ms)
         return np.array([t.decisions for t in trials[:ELITE]], dtype=np.int64).reshape(-1, ledger.space.length).T
 
-    def _choose(self, visited: Visited, which: Ints, picks: int) -> Ints:
-        """For each belief in turn its best plan that is neither measured nor chosen yet."""
-        space, chosen = self._ledger.space, {}
-        for belief in range(picks):
+    def _promising(self, plans: Ints, beliefs: Beliefs, picks: int) -> Ints:
+        """Which of (length, N) plans to measure: together they promise most, over all beliefs.
+
+        Each in turn is the one with the largest expected improvement on the best plan so far and on those before it
+        (Ginsbourger et al., Kriging is well-suited to parallelize optimization, 2010), all as the beliefs have it.
+        """
+        size, count = plans.shape[1], len(beliefs.off_by)
+
+        def costs(of: Ints) -> npt.NDArray[np.float64]:
+            """(D, N) under every belief."""
+            n = of.shape[1]
+            if n == 0:
+                return np.zeros((count, 0))
+            flat = self.ranking.costs(np.tile(of, count), beliefs, np.repeat(np.arange(count), n))
+            return flat.reshape(count, n)
+
+        known = self._elite()[:, :1]
+        expected, best = costs(plans), costs(known).min(axis=1, initial=np.inf)
+        chosen: list[int] = []
+        while len(chosen) < min(picks, size):
+            gains = np.maximum(0.0, best[:, None] - expected).mean(axis=0) if np.isfinite(best).all() else -expected[0]
+            gains[chosen] = -np.inf
+            if gains.max() <= 0:  # nothing promises anything: the likeliest ones
+                gains = np.where(np.isneginf(gains), -np.inf, -expected[0])
+            chosen.append(int(gains.argmax()))
+            best = np.minimum(best, expected[:, chosen[-1]])
+        return np.array(chosen, dtype=np.int64)
+
+    def _best(self, visited: Visited, which: Ints, count: int, each: int) -> Ints:
+        """For each of `count` beliefs in turn its `each` best plans that are neither measured nor chosen yet."""
+        space = self._ledger.space
+        chosen: dict[str, Ints] = {}
+        for belief in range(count):
             mine = np.flatnonzero(which[visited.chain] == belief)
             order = mine[np.argsort(visited.costs[mine], kind="stable")]
+            wanted = len(chosen) + each
             for begin in range(0, len(order), 64):
                 same = space.canonical(visited.plans[:, order[begin : begin + 64]])
-                fresh = np.flatnonzero(~self._ledger.measured(same))
-                new = next((b for b in fresh if column_key(same[:, b]) not in chosen), None)
-                if new is not None:
-                    chosen[column_key(same[:, new])] = same[:, new]
+                for b in np.flatnonzero(~self._ledger.measured(same)):
+                    if len(chosen) < wanted:
+                        chosen.setdefault(column_key(same[:, b]), same[:, b])
+                if len(chosen) >= wanted:
                     break
         if not chosen:
             return np.zeros((space.length, 0), dtype=np.int64)
