@@ -1,9 +1,9 @@
 """What measured timelines say about the surrogate: which placements it takes for faster or slower than they are.
 
 For every measured segment r = log(measured / predicted). The model is a sum of effects with normal priors: one for all,
-one per placement, one per placement and fusion group, of which a segment has the mean (weighted by predicted times), and
-one per placement for a segment as such, the larger the shorter it is, since an engine puts its operands into an order
-of its own. How far effects spread and how much segments differ beyond them is estimated from the same ratios (a mixed
+one per placement, one per placement and fusion group, of which a segment has the mean (by predicted times), and one per
+placement for a segment as such, the larger the shorter it is, since an engine puts its operands into an order of its
+own. How far effects spread and how much segments differ beyond them is estimated from the same ratios (a mixed
 model with empirical priors), so that one measurement is believed where segments repeat, and many are averaged where
 they do not. Draws from what is left open let those who search try what the surrogate may be wrong about.
 """
@@ -30,8 +30,7 @@ BOLD = 2.0  # standard deviations of a draw; with 1, machines whose groups diffe
 MOST_OVERHEAD = 3.0  # of a typical group's time over a segment's own: what takes no time would say too much
 LEAST_WEIGHT = 1e-3  # of a group, in typical groups' times
 NOISE_SD = 0.05  # a measured median of a segment
-PRIOR_SD_GROUP = (
-    0.3  # of an engine that nobody calibrated; half of that finds the best plan of a machine a little later
+PRIOR_SD_GROUP = 0.3  # of an engine that nobody calibrated; with half of it plans are found a little later
 )
 PRIOR_SD, PRIOR_WORTH = 0.15, 4.0  # a surrogate's error on a network that it never saw (docs/calibration.md)
 
