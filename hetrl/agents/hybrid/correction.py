@@ -31,7 +31,6 @@ MOST_OVERHEAD = 3.0  # of a typical group's time over a segment's own: what take
 LEAST_WEIGHT = 1e-3  # of a group, in typical groups' times
 NOISE_SD = 0.05  # a measured median of a segment
 PRIOR_SD_GROUP = 0.3  # of an engine that nobody calibrated; with half of it plans are found a little later
-)
 PRIOR_SD, PRIOR_WORTH = 0.15, 4.0  # a surrogate's error on a network that it never saw (docs/calibration.md)
 
 
