@@ -18,6 +18,7 @@ from hetrl.device_bridge.channel import LocalChannel
 from hetrl.device_bridge.runner.sampling import Sampling
 from hetrl.device_bridge.runner_client import Limits, RunnerClient
 
+BF16_ERROR = 0.05  # of outputs: on a CPU with bf16 some plans use it
 ROOT = Path(__file__).parents[1]
 FAULTY = ROOT / "tests" / "faulty_runner.py"
 SHORT = Sampling(max_warmup_s=0.2, max_warmup_runs=2, max_s=0.1, min_repeats=3, window_s=0.05, foreign_share=1.0)
