@@ -7,7 +7,8 @@ plans (shares, caps, windows, branches side by side) and what `hetrl train` find
 finds nothing wrong: right outputs, operators where the plan has them (this computer's CPUs stand in for what is not
 here). Hand policies' plans are also lowered, and the price must be what the surrogate says of the lowered plan.
 
-Rows are kept in runs/deploy: the same command goes on where it was stopped. `--write` writes docs/deploy.md.
+Rows are kept in runs/deploy: the same command goes on where it was stopped, and tries again what failed. `--write`
+writes docs/deploy.md.
 """
 
 from __future__ import annotations
@@ -145,7 +146,7 @@ def main() -> None:
     for name in options.models:
         for label, plan in plans(name, options.random):
             for format_name in (*options.formats, *(TEXTS if label in HANDS else ())):
-                if (name, label, format_name) in done:
+                if done.get((name, label, format_name), {}).get("ok"):
                     continue
                 with tempfile.TemporaryDirectory() as folder:
                     make = text_row if format_name in TEXTS else row
