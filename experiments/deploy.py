@@ -169,7 +169,8 @@ def report(rows: list[dict]) -> str:
         "",
         "Made by `python experiments/deploy.py --write`: plans of d1 exported, loaded by the real runtime and checked "
         "by `hetrl validate`.",
-        f"Of each network the plans of {', '.join(HANDS)}, {RANDOM} random legal plans and a learned one. Each cell: "
+        f"{len({r['model'] for r in rows})} of {len(models())} networks; of each the plans of {', '.join(HANDS)}, "
+        f"{RANDOM} random legal plans and a learned one. Each cell: "
         "bundles without a failed check, of how many; how many plans share operators; the largest error of an output.",
         "",
         f"Last columns: hand policies' plans lowered to the runtimes and to {', '.join(TEXTS)}; of the latter, how "
