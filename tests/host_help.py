@@ -13,12 +13,16 @@ import pytest
 
 import hetrl.device_bridge.host.device as host_device
 import hetrl.device_bridge.host.opening as opening
+from hetrl.device_bridge.base import MAX_OUTPUT_ERROR
 from hetrl.device_bridge.blobs import BlobStore
 from hetrl.device_bridge.channel import LocalChannel
+from hetrl.device_bridge.host.processors import BF16_FLAGS
 from hetrl.device_bridge.runner.sampling import Sampling
+from hetrl.device_bridge.runner.telemetry import cpu_flags
 from hetrl.device_bridge.runner_client import Limits, RunnerClient
 
-BF16_ERROR = 0.05  # of outputs: on a CPU with bf16 some plans use it
+HAS_BF16 = not BF16_FLAGS.isdisjoint(cpu_flags())
+HOST_ERROR = 0.05 if HAS_BF16 else MAX_OUTPUT_ERROR  # of outputs: some plans use what the CPU has
 ROOT = Path(__file__).parents[1]
 FAULTY = ROOT / "tests" / "faulty_runner.py"
 SHORT = Sampling(max_warmup_s=0.2, max_warmup_runs=2, max_s=0.1, min_repeats=3, window_s=0.05, foreign_share=1.0)

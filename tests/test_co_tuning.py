@@ -39,7 +39,7 @@ from hetrl.testing.models import random_decisions
 from hetrl.zoo.resolve import resolve_model
 from hetrl.zoo.source import source_of
 from tests.digits import Digits
-from tests.host_help import BF16_ERROR, quick_host
+from tests.host_help import HOST_ERROR, quick_host
 
 FIVE = Objective(max_accuracy_drop_pct=5.0)
 
@@ -184,12 +184,12 @@ def test_training_with_data_gives_a_smaller_model_that_keeps_the_budget(
 def test_the_host_runs_what_a_plan_compresses(digits: Digits, tmp_path: Path, words: str) -> None:
     graph, one = resolve_model(str(digits.model)), parse_compression(words)
     with quick_host(tmp_path), open_device("host", graph) as device:
-        lenient = device.allowing(BF16_ERROR)
+        lenient = device.allowing(HOST_ERROR)
         for plan in [*whole_model_plans(device), *host_cut(device)]:
             answer = lenient.measure(msgspec.structs.replace(plan, compression=one), Condition(ui=None))
             exact = all(name.endswith("/fp32") for name in plan.processors)
             assert answer.error is None and answer.output_error is not None
-            assert answer.output_error < (1e-3 if exact else BF16_ERROR)
+            assert answer.output_error < (1e-3 if exact else HOST_ERROR)
 
 
 def host_cut(device: Device) -> list[Plan]:

@@ -24,7 +24,7 @@ from hetrl.envs.partition import PartitionEnv
 from hetrl.envs.sb3 import make_sb3_vec_env
 from tests.daemons.processes import kill_tree
 from tests.daemons.sshd import Sshd, running_sshd
-from tests.host_help import BF16_ERROR, quick_host
+from tests.host_help import HOST_ERROR, quick_host
 from tests.tiny_models import save_tiny_cnn
 
 ID = "hetrl.envs:Hetrl/Partition-v0"
@@ -41,7 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Generator[Path, None, No
 
 @pytest.fixture(scope="module")
 def host(folder: Path) -> Generator[PartitionEnv, None, None]:
-    env = gym.make(ID, device="host", model=str(folder / "tiny.onnx"), render_mode="ansi", max_output_error=BF16_ERROR)
+    env = gym.make(ID, device="host", model=str(folder / "tiny.onnx"), render_mode="ansi", max_output_error=HOST_ERROR)
     yield env.unwrapped  # type: ignore[misc]
     env.close()
 
@@ -124,7 +124,7 @@ def board(folder: Path, sshd: Sshd) -> Generator[PartitionEnv, None, None]:
         patch.setenv("HETRL_SSH_CONFIG", str(sshd.config))
         patch.setattr(opening, "SshChannel", partial(SshChannel, patience_s=1.0))
         address = f"ssh://{sshd.user}@127.0.0.1:{sshd.port}?python={sys.executable}"
-        env = gym.make(ID, device=address, model=str(folder / "tiny.onnx"), max_output_error=BF16_ERROR)
+        env = gym.make(ID, device=address, model=str(folder / "tiny.onnx"), max_output_error=HOST_ERROR)
         yield env.unwrapped  # type: ignore[misc]
         env.close()
 

@@ -33,7 +33,7 @@ from tests.daemons.adbd import running_adbd
 from tests.daemons.disks import tiny_disk
 from tests.daemons.processes import alive, wait_until
 from tests.daemons.sshd import Sshd, running_sshd
-from tests.host_help import BF16_ERROR, ROOT, FaultyChannel, break_runner, quick_host
+from tests.host_help import HOST_ERROR, ROOT, FaultyChannel, break_runner, quick_host
 from tests.tiny_models import save_tiny_cnn
 
 BUDGET = 14
@@ -76,7 +76,7 @@ def tuned(
     if isinstance(progress, Steps):
         progress.log = run / "trials.jsonl"
     about = str(folder / "tiny.onnx"), device
-    lenient = Objective(max_output_error=BF16_ERROR)
+    lenient = Objective(max_output_error=HOST_ERROR)
     if learning:
         result = hetrl.tune(*about, objective=lenient, budget=BUDGET, out=run, progress=progress)
     else:  # the same driver, without the time that learning takes
