@@ -17,8 +17,9 @@ from hetrl.agents.hybrid.moves import Moves
 from hetrl.agents.hybrid.output_errors import OutputErrors
 from hetrl.agents.hybrid.ranking import Ranking
 from hetrl.agents.hybrid.search import GuidedSearch
-from hetrl.agents.ledger import Ledger
+from hetrl.agents.ledger import Ledger, is_sound
 from hetrl.agents.problem import Problem
+from hetrl.agents.trials import Trial
 from hetrl.condition import Condition
 from hetrl.device_bridge.base import MockDevice
 from hetrl.device_bridge.spec import load_spec
@@ -207,6 +208,10 @@ def test_a_budget_of_output_error_is_spent_where_it_pays() -> None:
     assert ledger.best is not None and reference is not None
     assert 0 < (ledger.best.trial.output_error or 0.0) <= 1e-3
     assert ledger.best.cost_ms < 0.7 * reference
+    failed = next(trial for trial in ledger.trials if trial.error is not None)  # as a file of trials keeps it
+    again = msgspec.json.decode(msgspec.json.encode(failed), type=Trial)
+    assert again == failed and (again.output_error or 0.0) > 1e-3 and is_sound(again, problem.space)
+    assert not is_sound(msgspec.structs.replace(failed, output_error=-1.0), problem.space)
 
 
 @pytest.mark.parametrize(
