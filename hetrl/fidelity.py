@@ -1,13 +1,46 @@
-"""Seeded values for a model's inputs, and how far one set of outputs is from another."""
+"""Seeded values for a model's inputs, and how far one set of outputs is from another, and may be."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from hetrl.graph import OperatorGraph
+from hetrl.graph import Node, OperatorGraph
 from hetrl.graph.single import Array
+
+MAX_OUTPUT_ERROR = 1e-3  # largest difference over largest value, of fp32 engines that calculate in another order
+MAX_QUANTIZED_ERROR = 5e-2
+"""The same of models that quantize activations: engines round some numbers a step (0.4 %) up that others round down."""
+MAX_OF_PRECISION = {"fp16": 1e-2, "bf16": 5e-2}
+"""The same by what a processor calculates in; bfloat16 rounds to 8 bits, 0.4 % at most each time."""
+_QUANTIZING = frozenset({"QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul"})
+
+
+def quantizes(graph: OperatorGraph) -> bool:
+    """Whether activations are rounded to integers on their way.
+
+    By the model, or by a runtime: ONNX Runtime does so where a dense layer's weights are int8 (its MatMulNBits).
+    """
+    return any(node.op_type in _QUANTIZING or _narrow_dense(node) for node in graph.nodes)
+
+
+def _narrow_dense(node: Node) -> bool:
+    return node.op_type in ("MatMul", "Gemm") and 0 < node.weight_bytes < 2 * node.weight_elements
+
+
+def usual_output_error(graph: OperatorGraph) -> float:
+    """How far outputs of a plan may be off from those of the model run whole where nobody says it."""
+    return allowed_error((), quantized=quantizes(graph))
+
+
+def allowed_error(precisions: Iterable[str], *, quantized: bool) -> float:
+    """How far outputs may be off by what processors calculate in.
+
+    :param quantized: see `quantizes`.
+    """
+    limits = [MAX_OF_PRECISION.get(precision, MAX_OUTPUT_ERROR) for precision in precisions]
+    return max([*limits, MAX_QUANTIZED_ERROR if quantized else MAX_OUTPUT_ERROR])
 
 
 def seeded_inputs(graph: OperatorGraph, seed: int) -> dict[str, Array]:

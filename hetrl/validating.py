@@ -8,13 +8,12 @@ from statistics import median
 
 import msgspec
 
-from hetrl.device_bridge.base import MAX_OUTPUT_ERROR
 from hetrl.device_bridge.host.opening import HOST, host_spec
 from hetrl.device_bridge.runner.arrays import output_error
 from hetrl.device_bridge.spec import builtin_names, load_spec
 from hetrl.envs.setting import Setting
 from hetrl.errors import PlanError, UsageError
-from hetrl.export.base import TOLERANCES, Check, Moved, Tried, engines_used, find_exporter, merged, moved_words
+from hetrl.export.base import Check, Moved, Tried, engines_used, find_exporter, merged, moved_words
 from hetrl.export.bundle import Bundle, Manifest, Refused, open_bundle, versions_of
 from hetrl.export.claims import general_claims
 from hetrl.export.expected import engine_set
@@ -22,6 +21,7 @@ from hetrl.export.places import machine_of
 from hetrl.export.samples import samples
 from hetrl.export.timing import REPEATS, interval_ms
 from hetrl.exporting import model_of
+from hetrl.fidelity import allowed_error, quantizes
 from hetrl.graph.single import Array
 from hetrl.measurement import Measurement
 from hetrl.objective import Objective
@@ -88,7 +88,7 @@ def _tried(bundle: Bundle, checks: list[Check], repeats: int) -> Validation:
         checks += exporter.text_checks(bundle)
         return Validation(ok=_all(checks), format=exporter.name, checks=tuple(checks))
     inputs, wanted = samples(bundle)
-    if not wanted or manifest.tolerance != exporter.tolerance(manifest.plan):
+    if not wanted or manifest.tolerance != exporter.tolerance(manifest.plan, quantized=manifest.quantized):
         raise Refused("the bundle has no outputs, or a tolerance of its own", "export the plan again")
     tried = exporter.load_and_run(bundle, inputs, repeats)
     checks += [
@@ -192,7 +192,7 @@ def validate_plan(
         except PlanError as error:
             checks.append(Check("fits the device", False, str(error)))
             return Validation(ok=False, format=None, checks=tuple(checks))
-    return _replayed(plan, checks, measured, setting.device.describe().id)
+    return _replayed(plan, checks, measured, setting.device.describe().id, quantized=quantizes(graph))
 
 
 def _engine_of(plan: Plan, device: str | None) -> str | None:
@@ -206,7 +206,7 @@ def _engine_of(plan: Plan, device: str | None) -> str | None:
         return None
 
 
-def _replayed(plan: Plan, checks: list[Check], measured: Measurement, device: str) -> Validation:
+def _replayed(plan: Plan, checks: list[Check], measured: Measurement, device: str, *, quantized: bool) -> Validation:
     if measured.latency_ms is None:
         reason = measured.error.message if measured.error else ""
         checks.append(Check("runs", False, reason))
@@ -214,7 +214,7 @@ def _replayed(plan: Plan, checks: list[Check], measured: Measurement, device: st
     checks.append(Check("runs", True, measured.evidence.value))
     if measured.output_error is not None:
         precisions = {name.split("/")[2] for name in plan.processors}
-        allowed = max(TOLERANCES.get(precision, MAX_OUTPUT_ERROR) for precision in precisions)
+        allowed = allowed_error(precisions, quantized=quantized)
         error = measured.output_error
         detail = f"off by {error:.2g} of the largest value, allowed are {allowed:g}"
         checks.append(Check("outputs", error <= allowed, detail))

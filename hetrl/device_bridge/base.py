@@ -12,12 +12,11 @@ import msgspec
 from hetrl.condition import Condition, parse_condition
 from hetrl.device_bridge.engine_check import check_engine
 from hetrl.device_bridge.spec import DeviceSpec
+from hetrl.fidelity import usual_output_error
 from hetrl.graph import OperatorGraph
 from hetrl.measurement import Failure, Measurement, MeasurementError
 from hetrl.plan import Plan
 from hetrl.plan_check import check_plan
-
-MAX_OUTPUT_ERROR = 1e-3  # largest difference over largest value, of fp32 engines that calculate in another order
 
 
 class DeviceInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -133,17 +132,16 @@ class ReplayDevice(Device):
         graph: OperatorGraph,
         records: Mapping[tuple[str, str], Measurement],
         engine_name: str | None = None,
-        max_output_error: float = MAX_OUTPUT_ERROR,
+        max_output_error: float | None = None,
     ) -> None:
         self.spec = spec
         self.graph = graph
         self.engine_name = engine_name or spec.default_engine
         self._records = dict(records)
-        self._max_output_error = max_output_error
+        self._max_output_error = usual_output_error(graph) if max_output_error is None else max_output_error
 
     def allowing(self, max_output_error: float | None) -> ReplayDevice:
-        limit = MAX_OUTPUT_ERROR if max_output_error is None else max_output_error
-        return ReplayDevice(self.spec, self.graph, self._records, self.engine_name, limit)
+        return ReplayDevice(self.spec, self.graph, self._records, self.engine_name, max_output_error)
 
     @property
     def default_condition(self) -> Condition:

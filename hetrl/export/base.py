@@ -16,8 +16,8 @@ import msgspec
 
 from hetrl import plugins
 from hetrl.condition import Condition
-from hetrl.device_bridge.base import MAX_OUTPUT_ERROR
 from hetrl.device_bridge.spec import DeviceSpec
+from hetrl.fidelity import allowed_error
 from hetrl.graph import OperatorGraph
 from hetrl.graph.single import Array
 from hetrl.plan import Axis, Plan
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from hetrl.export.weighted import Weighted
 
 GROUP = "hetrl.exporters"
-TOLERANCES = {"fp32": MAX_OUTPUT_ERROR, "fp16": 1e-2, "bf16": 5e-2}
-"""How far outputs may be off by what a processor calculates in; bfloat16 rounds to 8 bits, 0.4 % at most each time."""
 
 
 class Limit(msgspec.Struct, frozen=True):
@@ -153,6 +151,7 @@ class Exporter(ABC):
 
     :cvar summary: a line for `hetrl export --list`.
     :cvar engines: of plans whose times are its own.
+    :cvar by_precision: calculates in what the plan's processors do; otherwise in float32, whatever they are.
     :cvar packages: software whose version a bundle names, distribution by name.
     """
 
@@ -161,6 +160,7 @@ class Exporter(ABC):
     carries: Carries
     needs_weights = True
     engines: frozenset[str] = frozenset()
+    by_precision = False
     packages: Mapping[str, str] = {}
 
     def claims(self, plan: Plan, graph: OperatorGraph) -> Claims:
@@ -193,9 +193,13 @@ class Exporter(ABC):
     def readme(self, order: Order) -> str:
         """How an app loads it, in about five lines of Markdown."""
 
-    def tolerance(self, plan: Plan) -> float:
-        """How far outputs may be off from the model's, run whole: largest difference over largest value."""
-        return MAX_OUTPUT_ERROR
+    def tolerance(self, plan: Plan, *, quantized: bool) -> float:
+        """How far outputs may be off from the model's, run whole: largest difference over largest value.
+
+        :param quantized: the model rounds activations to integers.
+        """
+        precisions = {name.split("/")[2] for name in plan.processors} if self.by_precision else ()
+        return allowed_error(precisions, quantized=quantized)
 
     def notes(self, order: Order) -> tuple[str, ...]:
         """What a user should know of this bundle, a sentence each."""

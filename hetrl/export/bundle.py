@@ -68,6 +68,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     :param left_out: of the plan; `lowered`: of the plan that the user gave, for whose sake this one was found.
     :param original_ms: what the device's surrogate says of the given plan, where it was lowered.
     :param machine: which computer the plan's device was, where that is the one that the plan was exported on.
+    :param quantized: the model rounds activations to integers, which runtimes do a step up or down.
     :param tolerance: how far outputs may be off: largest difference over largest value.
     :param versions: of what the files were made with.
     :param sha256: of this manifest with this field empty.
@@ -82,6 +83,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     lowered: tuple[Limit, ...]
     original_ms: float | None
     machine: str | None
+    quantized: bool
     tolerance: float
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]

@@ -19,7 +19,6 @@ from hetrl.device_bridge.host.opening import HOST
 from hetrl.device_bridge.runner.engines.ncnn import blob_name, library
 from hetrl.errors import PlanError
 from hetrl.export.base import (
-    TOLERANCES,
     Carries,
     Check,
     Claims,
@@ -80,6 +79,7 @@ class Ncnn(Exporter):
     name = "ncnn"
     summary = "one ncnn net (.param and .bin) with a feature mask for every layer"
     engines = frozenset({"ncnn"})
+    by_precision = True
     packages = {"ncnn": "ncnn", "onnx": "onnx"}
     carries = Carries(
         axes=frozenset({Axis.NONE, Axis.HEIGHT, Axis.OUTPUT_CHANNELS}),
@@ -117,9 +117,6 @@ class Ncnn(Exporter):
             "    ncnn::Extractor run = net.create_extractor();\n"
             f'    run.input("{read}", in); run.extract("{made}", out);\n'
         )
-
-    def tolerance(self, plan: Plan) -> float:
-        return max(TOLERANCES[name.split("/")[2]] for name in plan.processors)
 
     def notes(self, order: Order) -> tuple[str, ...]:
         cpus = [p for p in order.plan.processors if unit_of(p) == "cpu"]

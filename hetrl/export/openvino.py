@@ -16,7 +16,6 @@ import msgspec
 from msgspec.structs import replace
 
 from hetrl.export.base import (
-    TOLERANCES,
     Carries,
     Check,
     Claims,
@@ -80,6 +79,7 @@ class OpenVino(Exporter):
     name = "openvino"
     summary = "OpenVINO IR with an affinity for every operator, for HETERO"
     engines = frozenset({"openvino"})
+    by_precision = True
     packages = {"onnx": "onnx", "openvino": "openvino"}
     carries = Carries(
         axes=frozenset({Axis.NONE, Axis.HEIGHT, Axis.OUTPUT_CHANNELS}),
@@ -135,9 +135,6 @@ class OpenVino(Exporter):
             "In C++: read `model.xml`, set `affinity` in each operator's rt_info as `affinity.json` says, and compile\n"
             "for `HETERO:` and its devices.\n"
         )
-
-    def tolerance(self, plan: Plan) -> float:
-        return max(TOLERANCES[name.split("/")[2]] for name in plan.processors)
 
     def notes(self, order: Order) -> tuple[str, ...]:
         more = [d for d in _devices(order.plan.processors, {}, {}) if d.name != d.plugin]

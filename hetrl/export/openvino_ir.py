@@ -9,6 +9,8 @@ import onnx
 
 from hetrl.export.whole import WholeModel
 
+_NARROW = ("i8", "u8", "i4", "u4")
+
 
 def with_own_constants(whole: WholeModel) -> onnx.ModelProto:
     """The model with every constant read once: HETERO would connect pieces by a shared one, or cut it off."""
@@ -33,12 +35,23 @@ def folded(read: Any) -> Any:
     """OpenVINO's model with what follows from its shapes worked out.
 
     Its reader works sizes out by operators, and HETERO hands an empty tensor to a piece that reads a size of another.
+    Narrow weights are no constants meanwhile: they would be folded to float32.
     """
+    from openvino import opset8
     from openvino.passes import ConstantFolding, Manager
 
+    constants = [o for o in read.get_ordered_ops() if o.get_type_name() == "Constant"]
+    narrow = [o for o in constants if o.get_element_type().get_type_name() in _NARROW]
+    stand_ins = [opset8.parameter(o.get_output_shape(0), o.get_element_type()) for o in narrow]
+    read.add_parameters(stand_ins)
+    for constant, stand_in in zip(narrow, stand_ins, strict=True):
+        constant.output(0).replace(stand_in.output(0))
     manager = Manager()
     manager.register_pass(ConstantFolding())
     manager.run_passes(read)
+    for constant, stand_in in zip(narrow, stand_ins, strict=True):
+        stand_in.output(0).replace(constant.output(0))
+        read.remove_parameter(stand_in)
     return read
 
 

@@ -15,6 +15,7 @@ import hetrl
 from hetrl.errors import UsageError
 from hetrl.export.base import Exporter, Limit, Order, engines_used
 from hetrl.export.bundle import MANIFEST, README, Manifest, Tensor, encode_manifest, list_files, versions_of, write_zip
+from hetrl.fidelity import quantizes
 from hetrl.graph import OperatorGraph
 from hetrl.graph.single import Array
 from hetrl.plan import Expected, Plan
@@ -54,6 +55,7 @@ def write_bundle(exporter: Exporter, order: Order, said: Said, out: Path) -> Man
         others = _other_engine(exporter, order.plan) if said.expected is not None else ()
         notes = (*said.notes, *others, *exporter.notes(order))
         (folder / README).write_text(_readme(exporter, order, said, notes), encoding="utf-8")
+        quantized = quantizes(order.graph)
         manifest = Manifest(
             format=exporter.name,
             hetrl=hetrl.__version__,
@@ -63,7 +65,8 @@ def write_bundle(exporter: Exporter, order: Order, said: Said, out: Path) -> Man
             lowered=said.lowered,
             original_ms=said.original_ms,
             machine=said.machine,
-            tolerance=exporter.tolerance(order.plan),
+            quantized=quantized,
+            tolerance=exporter.tolerance(order.plan, quantized=quantized),
             inputs=inputs,
             outputs=outputs,
             versions=versions_of(exporter.packages),

@@ -15,10 +15,11 @@ from onnx import TensorProto, helper, numpy_helper, shape_inference
 from hetrl.device_bridge.blobs import NAME_DIGITS, BlobStore
 from hetrl.errors import ModelError
 from hetrl.graph import OperatorGraph
-from hetrl.graph.declared import dtype_code
+from hetrl.graph.constant_node import constant_results
+from hetrl.graph.declared import attributes, dtype_code
 from hetrl.graph.operator import Operand
-from hetrl.graph.single import Array, run_reference, shape_values
-from hetrl.graph.wiring import label, reads
+from hetrl.graph.single import Array, shape_values
+from hetrl.graph.wiring import reads
 from hetrl.zoo.source import Bytes, ModelSource
 
 ALIGNMENT = 64  # bytes: a cache line, and any element's size
@@ -49,18 +50,31 @@ class Constants:
         self._files: dict[str, Bytes] = {}
         index = store.path(hashlib.sha256(f"{source.key} {graph.structure_hash}".encode()).hexdigest()[:NAME_DIGITS])
         index = index.with_suffix(".index")
+        read = _constant_names(graph, nodes)
+        self._recipes = _recipes(source.model, read)
+        recipes = [self._recipes.get(name) for name in read]
+        names = [n for name, recipe in zip(read, recipes, strict=True) for n in (reads(recipe) if recipe else [name])]
         if index.exists():
             self._stored = msgspec.json.decode(index.read_bytes(), type=dict[str, Stored])
-            if all(store.path(name).exists() for name in {stored.file for stored in self._stored.values()}):
+            files = {stored.file for stored in self._stored.values()}
+            if self._stored.keys() >= set(names) and all(store.path(name).exists() for name in files):
                 return
-        self._stored = _store_all(_Evaluator(source.model, source, graph), _constant_names(graph, nodes), store)
+        self._stored = _store_all(_Evaluator(source.model, source, graph), list(dict.fromkeys(names)), store)
         store.write(index.name, msgspec.json.encode(self._stored))
 
     def __contains__(self, name: str) -> bool:
-        return name in self._stored
+        return name in self._stored or name in self._recipes
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return self._stored[name].shape
+        recipe = self.recipe(name)
+        return self._stored[recipe.input[0] if recipe else name].shape
+
+    def recipe(self, name: str) -> onnx.NodeProto | None:
+        """The DequantizeLinear that makes the constant of narrow ones, which are stored instead.
+
+        A runtime that finds it computes in int8; what is folded here it would compute in float32.
+        """
+        return self._recipes.get(name)
 
     def values(self, initializer: TensorProto) -> Array:
         """The numbers of an initializer that this made."""
@@ -113,6 +127,13 @@ class Constants:
 def _constant_names(graph: OperatorGraph, nodes: tuple[onnx.NodeProto, ...]) -> list[str]:
     activations = {*graph.tensor_by_name, *(name for node in nodes for name in node.output)}
     return list(dict.fromkeys(name for node in nodes for name in reads(node) if name not in activations))
+
+
+def _recipes(model: onnx.ModelProto, names: list[str]) -> dict[str, onnx.NodeProto]:
+    """Without those of a scale for each block, whose parts need not be whole blocks."""
+    makers = {name: node for node in model.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+    found = {name: makers[name] for name in names if name in makers}
+    return {name: node for name, node in found.items() if not attributes(node).integer("block_size", 0)}
 
 
 def _store_all(values: _Evaluator, names: list[str], store: BlobStore) -> dict[str, Stored]:
@@ -173,18 +194,12 @@ class _Evaluator:
 
     def _compute(self, node: onnx.NodeProto) -> None:
         if node.op_type in ("Shape", "Size"):
-            results = [shape_values(node, Operand(node.input[0], self._shape(node.input[0]), "float32", False, 0))]
+            operand = Operand(node.input[0], self._shape(node.input[0]), "float32", False, 0)
+            results = {node.output[0]: shape_values(node, operand)}
         else:
             inputs = {name: self._value(name) for name in reads(node)}
-            graph = onnx.GraphProto(name="constant", node=[node])
-            graph.input.extend(onnx.ValueInfoProto(name=name) for name in inputs)
-            graph.output.extend(onnx.ValueInfoProto(name=name) for name in node.output if name)
-            opsets = self._model.opset_import
-            try:
-                results = run_reference(helper.make_model(graph, opset_imports=opsets), inputs)
-            except Exception as error:  # the reference implementation raises anything
-                raise ModelError(f"the constant {label(node)} cannot be computed: {error}") from None
-        for name, value in zip([name for name in node.output if name], results, strict=False):
+            results = constant_results(node, inputs, self._model.opset_import)
+        for name, value in results.items():
             self._folded[name] = numpy_helper.from_array(np.ascontiguousarray(value).reshape(value.shape), name)
 
     def _shape(self, name: str) -> tuple[int, ...]:
@@ -201,11 +216,15 @@ class _Evaluator:
         """Static shapes of tensors that no live operator makes: only their shape is asked for."""
         model = onnx.ModelProto()
         model.CopyFrom(self._model)
+        known = {
+            t.name: helper.make_tensor_value_info(t.name, dtype_code(t.dtype), t.shape) for t in self._graph.tensors
+        }
         for info in model.graph.input:
-            tensor = self._graph.tensor_by_name.get(info.name)
-            if tensor is not None:
-                new = helper.make_tensor_value_info(info.name, dtype_code(tensor.dtype), tensor.shape)
-                info.CopyFrom(new)
+            info.CopyFrom(known.get(info.name, info))
+        # What onnx cannot infer (the result of an If) the graph may know.
+        kept = [info for info in model.graph.value_info if info.name not in known]
+        del model.graph.value_info[:]
+        model.graph.value_info.extend([*kept, *known.values()])
         found = shape_inference.infer_shapes(model, data_prop=True).graph.value_info
         return {
             info.name: tuple(dim.dim_value for dim in info.type.tensor_type.shape.dim)

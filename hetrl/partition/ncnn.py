@@ -11,6 +11,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from hetrl.device_bridge.runner.engines.ncnn import blob_name
+from hetrl.graph.constant_node import dequantized
 from hetrl.partition import ncnn_moves as moves
 from hetrl.partition import ncnn_windows as windows
 from hetrl.partition.ncnn_fuse import fuse
@@ -196,4 +197,6 @@ def _constants(graph: onnx.GraphProto, weights: Mapping[str, Array] | None) -> d
             value = next((a.t for a in node.attribute if a.name == "value"), None)
             if value is not None:
                 found[node.output[0]] = numpy_helper.to_array(value)
+        elif node.op_type == "DequantizeLinear" and found.keys() >= set(node.input) - {""}:
+            found[node.output[0]] = dequantized(node, [found[name] for name in node.input if name])
     return found

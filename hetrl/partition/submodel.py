@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -76,7 +77,7 @@ class _Writer:
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: dict[str, TensorProto] = {}
         self._inputs: dict[str, Range] = {}
-        self._sliced: set[str] = set()
+        self._made: set[str] = set()  # slices, and dequantized constants
 
     def write(self, nodes: Sequence[int]) -> Submodel:
         flat, share = self._flat, self._share
@@ -155,8 +156,8 @@ class _Writer:
         if have == range_:
             return name
         new_name = f"{name}[{range_[0]}:{range_[1]}]"
-        if new_name not in self._sliced:
-            self._sliced.add(new_name)
+        if new_name not in self._made:
+            self._made.add(new_name)
             self._slice(name, new_name, range_[0] - have[0], range_[1] - have[0])
         return new_name
 
@@ -166,14 +167,39 @@ class _Writer:
         self._nodes.append(node)
 
     def _constant(self, name: str) -> str:
-        if name in self._flat.constants and name not in self._initializers:
-            self._initializers[name] = self._flat.constants.whole(name)
+        constants = self._flat.constants
+        recipe = constants.recipe(name)
+        if recipe is not None:
+            return self._dequantized(recipe, name, [self._constant(source) for source in recipe.input])
+        if name in constants and name not in self._initializers:
+            self._initializers[name] = constants.whole(name)
         return name
 
     def _part(self, name: str, axis: int, range_: Range) -> str:
-        tensor = self._flat.constants.part(name, axis, *range_)
-        self._initializers[tensor.name] = tensor
-        return str(tensor.name)
+        constants = self._flat.constants
+        recipe = constants.recipe(name)
+        if recipe is None:
+            tensor = constants.part(name, axis, *range_)
+            self._initializers[tensor.name] = tensor
+            return str(tensor.name)
+        narrow, *factors = recipe.input
+        by_axis = attributes(recipe).integer("axis", 1) % len(constants.shape(narrow)) == axis
+        sources = [self._part(narrow, axis, range_)]
+        for factor in factors:
+            cut = by_axis and factor and math.prod(constants.shape(factor)) > 1
+            sources.append(self._part(factor, 0, range_) if cut else self._constant(factor))
+        return self._dequantized(recipe, f"{name}[{axis}:{range_[0]}:{range_[1]}]", sources)
+
+    def _dequantized(self, recipe: onnx.NodeProto, name: str, sources: Sequence[str]) -> str:
+        if name not in self._made:
+            self._made.add(name)
+            new = onnx.NodeProto()
+            new.CopyFrom(recipe)
+            del new.input[:], new.output[:]
+            new.input.extend(sources)
+            new.output.append(name)
+            self._nodes.append(new)
+        return name
 
     def _port(self, name: str, tensor: str, range_: Range) -> Port:
         if self._cutter is None or self._cutter.whole(tensor, range_):

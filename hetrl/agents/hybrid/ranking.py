@@ -10,8 +10,8 @@ import numpy.typing as npt
 from hetrl.agents.hybrid.correction import Correction, Effects, Segments
 from hetrl.agents.hybrid.output_errors import OutputErrors
 from hetrl.agents.ledger import Ledger
-from hetrl.device_bridge.base import MAX_OUTPUT_ERROR
 from hetrl.envs.evaluate import Outcomes, evaluate
+from hetrl.fidelity import usual_output_error
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -36,7 +36,7 @@ class Ranking:
         self.trusted = ledger.device is ledger.space.device  # the surrogate is the device: nothing to correct
         self._correction = Correction(ledger.space)
         self._errors = OutputErrors(ledger.space)
-        self._error_limit = ledger.objective.max_output_error or MAX_OUTPUT_ERROR
+        self._error_limit = ledger.objective.max_output_error or usual_output_error(ledger.device.graph)
         self._learned = 0  # trials that were taken in
         self._fates = np.zeros(
             (2, ledger.space.groups, len(ledger.space.options))

@@ -10,7 +10,7 @@ from itertools import groupby
 from msgspec import UNSET
 
 from hetrl.condition import Condition
-from hetrl.device_bridge.base import MAX_OUTPUT_ERROR, Device, DeviceInfo, check_fits, describe_spec
+from hetrl.device_bridge.base import Device, DeviceInfo, check_fits, describe_spec
 from hetrl.device_bridge.host.loaded import LoadedModel
 from hetrl.device_bridge.runner.job import Job
 from hetrl.device_bridge.runner.priorities import NO_CAP, Cap
@@ -19,6 +19,7 @@ from hetrl.device_bridge.runner.sampling import Sampling
 from hetrl.device_bridge.runner_client import RunnerClient
 from hetrl.device_bridge.spec import DeviceSpec
 from hetrl.errors import ModelError, PlanError, UsageError
+from hetrl.fidelity import usual_output_error
 from hetrl.graph import OperatorGraph
 from hetrl.measurement import Failure, Measurement, MeasurementError, SegmentTiming, Utilization
 from hetrl.partition import Target
@@ -47,14 +48,14 @@ class RunnerDevice(Device):
         engine_name: str,
         client: RunnerClient,
         model: LoadedModel,
-        max_output_error: float = MAX_OUTPUT_ERROR,
+        max_output_error: float | None = None,
     ) -> None:
         self.spec = spec
         self.graph = graph
         self.engine_name = engine_name
         self._client = client
         self._model = model
-        self._max_output_error = max_output_error
+        self._max_output_error = usual_output_error(graph) if max_output_error is None else max_output_error
         processors = spec.engine(engine_name).processors
         self._targets = {p.id: Target(p.cores, p.number) for p in processors}
 
