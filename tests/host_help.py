@@ -13,13 +13,13 @@ import pytest
 
 import hetrl.device_bridge.host.device as host_device
 import hetrl.device_bridge.host.opening as opening
-from hetrl.device_bridge.base import MAX_OUTPUT_ERROR
 from hetrl.device_bridge.blobs import BlobStore
 from hetrl.device_bridge.channel import LocalChannel
 from hetrl.device_bridge.host.processors import BF16_FLAGS
 from hetrl.device_bridge.runner.sampling import Sampling
 from hetrl.device_bridge.runner.telemetry import cpu_flags
 from hetrl.device_bridge.runner_client import Limits, RunnerClient
+from hetrl.fidelity import MAX_OUTPUT_ERROR
 
 HAS_BF16 = not BF16_FLAGS.isdisjoint(cpu_flags())
 HOST_ERROR = 0.05 if HAS_BF16 else MAX_OUTPUT_ERROR  # of outputs: some plans use what the CPU has
