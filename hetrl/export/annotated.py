@@ -18,7 +18,7 @@ import onnx
 from hetrl.export.base import Carries, Check, Exporter, Moved, Order, Tried, unit_of
 from hetrl.export.bundle import Bundle, Refused
 from hetrl.export.onnxruntime import CPU, PROVIDERS, check_weights, ran_on
-from hetrl.export.places import copy_weights, misplaced
+from hetrl.export.places import Places, copy_weights
 from hetrl.export.texts import read_json, write_json
 from hetrl.export.timing import timed_ms
 from hetrl.export.whole import KEYS, annotate, whole_model
@@ -137,9 +137,9 @@ def _rules(annotations: Mapping[str, str]) -> str:
 def _annotated(model: onnx.ModelProto, settings: Session, plan: Plan, assigned: int) -> Check:
     """Whether every node names its processor and its annotation, and the runtime took all of them."""
     processors = {node.name: _notes(node).get(KEYS[0], "") for node in model.graph.node}
-    wrong = misplaced(plan, processors)
-    if wrong:
-        return Check("placement", False, f"{wrong[0]!r} is not where the plan has it")
+    wrong = Places(plan).misplaced(processors)
+    if wrong is not None:
+        return Check("placement", False, wrong)
     for node in model.graph.node:
         notes = _notes(node)
         if notes.get(ANNOTATION) != settings.annotations.get(notes.get(KEYS[0], "")):

@@ -31,7 +31,7 @@ from hetrl.export.base import (
     unit_of,
 )
 from hetrl.export.bundle import Bundle, Refused
-from hetrl.export.places import cores_of, misplaced
+from hetrl.export.places import MOST_CORES, Places, cores_of
 from hetrl.export.texts import read_json, threads, write_json
 from hetrl.export.timing import timed_ms
 from hetrl.export.whole import Place, WholeModel, whole_model
@@ -60,7 +60,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """What an app sets before it loads the net.
 
     :param powersave: 0 all cores, 2 the big ones.
-    :param layers: how many there are on each processor.
+    :param operators: the layer that does each; operators may have one in common.
     """
 
     schema: Literal["hetrl.ncnn/1"] = "hetrl.ncnn/1"
@@ -70,7 +70,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     use_fp16: bool
     inputs: tuple[BlobEntry, ...]
     outputs: tuple[BlobEntry, ...]
-    layers: dict[str, int]
+    operators: dict[str, str]
 
 
 class Ncnn(Exporter):
@@ -109,7 +109,7 @@ class Ncnn(Exporter):
 
     def readme(self, order: Order) -> str:
         read, made = (blob_name(names[0]) for names in (order.graph.inputs, order.graph.outputs))
-        vulkan = any(unit_of(name) == "gpu" for name in order.plan.processors)
+        vulkan = _has_gpu(order.plan.processors)
         return (
             f"`{SIDECAR}` has the options to set before loading, and all inputs and outputs. In C++:\n\n"
             f"    ncnn::Net net; net.opt.use_vulkan_compute = {str(vulkan).lower()};\n"
@@ -132,15 +132,20 @@ class Ncnn(Exporter):
             net = _open(bundle.folder, settings, has_vulkan)
             outputs = _run(net, settings, inputs)
             samples = timed_ms(lambda: _run(net, settings, inputs), repeats)
-            check, moved = _placement(net, settings, bundle, has_vulkan)
         except Exception as error:
             raise Refused(f"ncnn does not take the bundle: {' '.join(str(error).split())[:200]}") from error
+        check, moved = _placement(net, settings, bundle, has_vulkan)
         return Tried(outputs=outputs, latency_ms=samples, placement=check, moved=moved)
 
 
 def read_settings(bundle: Bundle) -> Settings:
     """:raises Refused: the sidecar is malformed, or files are missing."""
     found = read_json(bundle, SIDECAR, Settings)
+    processors = bundle.manifest.plan.processors
+    if not 0 < found.threads <= MOST_CORES or found.powersave not in (ALL_CORES, BIG_CORES):
+        raise Refused(f"{SIDECAR} asks for an odd number of threads, or cores", "export the plan again")
+    if (found.use_vulkan, found.use_fp16) != (_has_gpu(processors), _has_fp16(processors)):
+        raise Refused(f"{SIDECAR} has other options than the plan gives", "export the plan again")
     if not {PARAM, WEIGHTS} <= {file.path for file in bundle.manifest.files}:
         raise Refused(f"the bundle has no {PARAM} with its {WEIGHTS}", "export the plan again")
     return found
@@ -173,21 +178,25 @@ def _mask(place: Place | None) -> int:
 
 def _settings(order: Order, layers: Sequence[Layer], whole: WholeModel) -> Settings:
     processors = order.plan.processors
-    counts: dict[str, int] = {}
-    for layer in layers:
-        place = _place(layer, whole)
-        if place is not None:
-            counts[place.processor] = counts.get(place.processor, 0) + 1
     cores = {core for name in processors for core in cores_of(order.spec, name)}
     return Settings(
         threads=threads(order.spec, processors),
         powersave=ALL_CORES if cores else BIG_CORES,
-        use_vulkan=any(unit_of(name) == "gpu" for name in processors),
-        use_fp16=any(name.endswith("/fp16") for name in processors),
+        use_vulkan=_has_gpu(processors),
+        use_fp16=_has_fp16(processors),
         inputs=tuple(_blob(order.graph, name) for name in order.graph.inputs),
         outputs=tuple(_blob(order.graph, name) for name in order.graph.outputs),
-        layers=dict(sorted(counts.items())),
+        # The first layer of an operator does its work; what follows may be one with the next operator's.
+        operators={n: layer.name for layer in reversed(layers) if layer.type != "Split" for n in layer.nodes},
     )
+
+
+def _has_gpu(processors: Sequence[str]) -> bool:
+    return any(unit_of(name) == "gpu" for name in processors)
+
+
+def _has_fp16(processors: Sequence[str]) -> bool:
+    return any(name.endswith("/fp16") for name in processors)
 
 
 def _blob(graph: OperatorGraph, name: str) -> BlobEntry:
@@ -232,17 +241,20 @@ def _placement(net: Any, settings: Settings, bundle: Bundle, has_vulkan: bool) -
     lines = (bundle.folder / PARAM).read_text(encoding="utf-8").splitlines()[2:]
     masks = {words[1]: _MASK.search(line) for line in lines if (words := line.split())}
     stays = {name: bool(int(found[1]) & NO_VULKAN) if found else False for name, found in masks.items()}
-    layers = net.layers()
-    if len(layers) != len(lines):
-        return Check("placement", False, f"ncnn made {len(layers)} layers of {len(lines)}"), ()
-    wrong = _elsewhere(bundle.manifest.plan, stays)
-    if wrong:
-        return Check("placement", False, f"the layer {wrong[0]!r} is not where the plan has it"), ()
+    layers = {str(layer.name): layer for layer in net.layers()}
+    if set(layers) != set(stays):
+        return Check("placement", False, f"ncnn made {len(layers)} layers of {len(stays)}"), ()
+    wrong = _elsewhere(bundle.manifest.plan, settings, stays)
+    if wrong is None and has_vulkan:
+        disobeyed = [name for name, stay in stays.items() if stay and layers[name].support_vulkan]
+        wrong = f"ncnn runs {disobeyed[0]!r} with Vulkan all the same" if disobeyed else None
+    if wrong is not None:
+        return Check("placement", False, wrong), ()
     check = Check("placement", True, f"{sum(stays.values())} of {len(layers)} layers stay on the CPU, as planned")
     if not settings.use_vulkan:
         return check, ()
-    gpu = next(name for name in settings.layers if unit_of(name) == "gpu")
-    mine = [layer for layer in layers if not stays.get(str(layer.name), False) and layer.type not in ("Input", "Split")]
+    gpu = next(name for name in bundle.manifest.plan.processors if unit_of(name) == "gpu")
+    mine = [layer for name, layer in layers.items() if not stays[name] and layer.type not in ("Input", "Split")]
     if not has_vulkan:
         return check, (Moved(-1, gpu, "CPU", len(mine), "ncnn sees no Vulkan device here"),)
     refused = [layer for layer in mine if not layer.support_vulkan]
@@ -263,15 +275,22 @@ def _software_device() -> str:
     return str(found.device_name()) if found.type() == _SOFTWARE else ""
 
 
-def _elsewhere(plan: Plan, stays: Mapping[str, bool]) -> list[str]:
-    """Layers that stay on the CPU and should not, or the other way round."""
-    on_cpu = {name: unit_of(name) == "cpu" for name in plan.processors}
-    found = []
-    for layer, cpu in stays.items():
-        able = [name for name, is_cpu in on_cpu.items() if is_cpu is cpu]
-        if misplaced(plan, {layer: ""}) and all(misplaced(plan, {layer: name}) for name in able):
-            found.append(layer)
-    return found
+def _elsewhere(plan: Plan, settings: Settings, stays: Mapping[str, bool]) -> str | None:
+    """An operator whose layer stays on the CPU and should not, or the other way round, or that has no layer.
+
+    A net knows a CPU and a GPU: what the plan has on either is right on it.
+    """
+    places, found = Places(plan), {}
+    for operator, layer in settings.operators.items():
+        try:
+            planned = places.processor(operator)
+        except LookupError:
+            planned = layer
+        if layer not in stays:
+            return f"{SIDECAR} has the layer {layer!r} for {operator!r}, which is not in the net"
+        if planned is not None:
+            found[operator] = planned if (unit_of(planned) == "cpu") is stays[layer] else layer
+    return places.misplaced(found)
 
 
 EXPORTER = Ncnn()

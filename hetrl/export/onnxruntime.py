@@ -13,7 +13,7 @@ from msgspec.structs import replace as struct_replace
 from hetrl.device_bridge.runner.job import Job, Port
 from hetrl.export.base import Carries, Check, Exporter, Moved, Order, Tried, unit_kind
 from hetrl.export.bundle import Bundle, Refused
-from hetrl.export.places import copy_weights, cores_of, misplaced, share_of
+from hetrl.export.places import MOST_CORES, Places, copy_weights, cores_of, share_of
 from hetrl.export.texts import read_json, write_json
 from hetrl.export.timing import timed_ms
 from hetrl.graph.single import Array
@@ -23,7 +23,6 @@ from hetrl.plan import Axis, Plan
 
 SESSIONS = "sessions.json"
 CPU = "CPUExecutionProvider"
-WHOLE_PCT = 100
 # Providers by what they drive, the more general first; https://onnxruntime.ai/docs/execution-providers/.
 PROVIDERS: Mapping[str, tuple[str, ...]] = {
     "cpu": (),
@@ -194,10 +193,21 @@ def read_sessions(bundle: Bundle) -> Sessions:
             raise Refused(f"{SESSIONS}: session {number} is for other processors or providers than the plan's")
         if entry.model not in files:
             raise Refused(f"{SESSIONS} names {entry.model!r}, which is not in the bundle")
-        if any(not 0 <= other < number for other in entry.after) or not 0 < entry.duty <= 1:
-            raise Refused(f"{SESSIONS}: session {number} waits for a later one, or has a duty out of range")
+        if any(not 0 <= other < number for other in entry.after):
+            raise Refused(f"{SESSIONS}: session {number} waits for a later one")
+        if not _as_planned(entry, bundle.manifest.plan):
+            raise Refused(f"{SESSIONS}: session {number} has another share or duty than the plan's, or odd threads")
         check_weights(bundle.folder / entry.model, files)
     return sessions
+
+
+def _as_planned(entry: SessionEntry, plan: Plan) -> bool:
+    parts = plan.segments[entry.segment].parts if 0 <= entry.segment < len(plan.segments) else ()
+    shares = {part.processor: part.share_pct for part in parts}
+    duty = next((cap.duty for cap in plan.caps if cap.processor == entry.processor), 1.0)
+    cores = all(0 <= core < MOST_CORES for core in entry.cores)
+    few = 0 <= entry.threads <= MOST_CORES and len(entry.cores) <= MOST_CORES
+    return shares.get(entry.processor) == entry.share_pct and duty == entry.duty and cores and few
 
 
 def check_weights(path: Path, files: set[str]) -> None:
@@ -273,15 +283,14 @@ def ran_on(session: Any) -> dict[str, int]:
 
 def _placement(bundle: Bundle, sessions: Sessions, ran: list[dict[str, int]]) -> Check:
     """Whether each operator is in a session for its processor, and stayed with a provider that the session names."""
-    placed = {}
+    places, placed = Places(bundle.manifest.plan), {}
     for entry in sessions.sessions:
         model = onnx.load(bundle.folder / entry.model, load_external_data=False)
-        shared = entry.share_pct < WHOLE_PCT
         for node in model.graph.node:
-            placed[f"{node.name}@{entry.segment}.0" if shared else node.name] = entry.processor
-    wrong = misplaced(bundle.manifest.plan, placed)
-    if wrong:
-        return Check("placement", False, f"{wrong[0]!r} is not in a session of the processor that the plan has")
+            placed[places.part(node.output[0], entry.segment, entry.processor)] = entry.processor
+    wrong = places.misplaced(placed)
+    if wrong is not None:
+        return Check("placement", False, wrong)
     apart = [e.model for e, found in zip(sessions.sessions, ran, strict=True) if not set(found) <= set(e.providers)]
     if apart:
         return Check("placement", False, f"{', '.join(apart)} ran on providers that the bundle does not name")

@@ -29,7 +29,8 @@ from hetrl.export.base import (
 )
 from hetrl.export.bundle import Bundle, Manifest, Refused, versions_of
 from hetrl.export.openvino_ir import folded, placed_operators, with_own_constants
-from hetrl.export.places import copy_weights, cores_of, misplaced
+from hetrl.export.openvino_places import fewest_pieces, misplaced, mixed
+from hetrl.export.places import MOST_CORES, Places, copy_weights, cores_of
 from hetrl.export.texts import read_json, write_json
 from hetrl.export.timing import timed_ms
 from hetrl.export.whole import whole_model
@@ -113,7 +114,10 @@ class OpenVino(Exporter):
             copy_weights(order.model.store, whole.files, place)
             (place / "model.onnx").write_bytes(model.SerializeToString(deterministic=True))
             core = openvino.Core()
-            read = folded(core.read_model(place / "model.onnx"))
+            try:
+                read = folded(core.read_model(place / "model.onnx"))
+            except Exception as error:  # the runtime has many kinds of its own
+                raise _not_taken(error) from error
             placed = placed_operators(read, model, whole, order.graph.inputs)
             # Written there and moved, since the IR's files are written in place.
             openvino.save_model(read, place / MODEL, compress_to_fp16=False)
@@ -150,6 +154,7 @@ class OpenVino(Exporter):
         affinity = read_affinity(bundle)
         core = openvino.Core()
         there = {name.split(".")[0] for name in core.available_devices}
+        model = _model(bundle, core, affinity)
         compiled = _compiled(bundle.folder, core)
         try:
             request = compiled.create_infer_request()
@@ -157,17 +162,30 @@ class OpenVino(Exporter):
             outputs = {t.name: found[compiled.output(t.name)].copy() for t in bundle.manifest.outputs}
             samples = timed_ms(lambda: request.infer(dict(inputs), share_inputs=True), repeats)
             count = _submodels(compiled, affinity)
+            profiled = _profiled(bundle.folder, core, inputs) if len(affinity.devices) > 1 else ()
         except Exception as error:  # the runtime has many kinds of its own
             raise _not_taken(error) from error
         return Tried(
             outputs=outputs,
             latency_ms=samples,
-            placement=_placement(bundle.manifest, affinity, count),
+            placement=_placement(bundle.manifest, affinity, model, count, profiled),
             moved=_moved(affinity, there),
         )
 
 
-def _compiled(folder: Path, core: Any) -> Any:
+def _model(bundle: Bundle, core: Any, affinity: Affinity) -> Any:
+    """:raises Refused: OpenVINO cannot read it, or the sidecar leaves operators out."""
+    try:
+        model = core.read_model(bundle.folder / MODEL)
+    except Exception as error:  # the runtime has many kinds of its own
+        raise _not_taken(error) from error
+    lost = {operator.get_friendly_name() for operator in model.get_ordered_ops()} - set(affinity.operators)
+    if lost:
+        raise Refused(f"{SIDECAR} puts {min(lost)!r} nowhere", "export the plan again")
+    return model
+
+
+def _compiled(folder: Path, core: Any, **options: str) -> Any:
     """The bundle, CPUs standing in for what is not here.
 
     :raises Refused: OpenVINO does not take it.
@@ -175,7 +193,7 @@ def _compiled(folder: Path, core: Any) -> Any:
     from hetrl.export.loaders import openvino_bundle
 
     try:
-        return openvino_bundle.load(folder, core, stand_in=True)
+        return openvino_bundle.load(folder, core, stand_in=True, **options)
     except Exception as error:  # the runtime has many kinds of its own
         raise _not_taken(error) from error
 
@@ -189,17 +207,29 @@ def _submodels(compiled: Any, affinity: Affinity) -> int:
     return int(compiled.get_property("HETERO_NUMBER_OF_SUBMODELS")) if len(affinity.devices) > 1 else 1
 
 
-def _placement(manifest: Manifest, affinity: Affinity, count: int) -> Check:
-    """Every operator on the plan's device, and as many submodels as when the bundle was made."""
-    processors = {device.name: device.processor for device in affinity.devices}
-    wrong = misplaced(manifest.plan, {name: processors[device] for name, device in affinity.operators.items()})
-    if wrong:
-        return Check("placement", False, f"{wrong[0]!r} is not where the plan has it")
-    same_version = manifest.versions.get("openvino") == versions_of({"openvino": "openvino"})["openvino"]
+def _profiled(folder: Path, core: Any, inputs: Mapping[str, Array]) -> tuple[str, ...]:
+    """Names of the nodes that ran, each with the number of its piece."""
+    request = _compiled(folder, core, PERF_COUNT="YES").create_infer_request()
+    request.infer(dict(inputs), share_inputs=True)
+    return tuple(str(node.node_name) for node in request.profiling_info)
+
+
+def _placement(manifest: Manifest, affinity: Affinity, model: Any, count: int, profiled: Sequence[str]) -> Check:
+    """Every operator marked for the plan's device, and HETERO's own word of the pieces that it made of that."""
+    by_device = {device.name: device.processor for device in affinity.devices}
+    wrong = misplaced(model, {n: by_device[d] for n, d in affinity.operators.items()}, Places(manifest.plan))
+    wrong = wrong or mixed(profiled, affinity.operators)
+    if wrong is not None:
+        return Check("placement", False, wrong)
+    fewest, exact = fewest_pieces(model, affinity.operators)
     pieces = f"{count} submodel" + "s" * (count != 1)
-    if count == affinity.submodels or not same_version:
-        return Check("placement", True, f"{len(affinity.operators)} operators where the plan has them, {pieces}")
-    return Check("placement", False, f"{pieces}, there were {affinity.submodels} when the bundle was made")
+    if count < fewest or (exact and count > fewest):
+        return Check("placement", False, f"{pieces}, the plan gives {fewest}")
+    same_version = manifest.versions.get("openvino") == versions_of({"openvino": "openvino"})["openvino"]
+    if count != affinity.submodels and same_version:
+        return Check("placement", False, f"{pieces}, there were {affinity.submodels} when the bundle was made")
+    given = "as" if exact else f"at least {fewest} of which"
+    return Check("placement", True, f"{len(affinity.operators)} operators marked, {pieces}, {given} the plan gives")
 
 
 def read_affinity(bundle: Bundle) -> Affinity:
@@ -221,7 +251,8 @@ def _written(devices: Sequence[DeviceEntry]) -> list[tuple[str, str, str, dict[s
 def _devices_of(plan: Plan, given: Sequence[DeviceEntry]) -> tuple[DeviceEntry, ...]:
     """What the plan gives, with the given numbers of threads, which only its device knows."""
     threads = {device.processor: device.properties.get(THREADS, "") for device in given}
-    counts = {name: int(number) for name, number in threads.items() if number.isdecimal() and len(number) < _DIGITS}
+    numbers = {name: int(number) for name, number in threads.items() if number.isdecimal() and len(number) < _DIGITS}
+    counts = {name: number for name, number in numbers.items() if number <= MOST_CORES}
     return _devices(plan.processors, counts, {})
 
 

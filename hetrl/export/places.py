@@ -11,7 +11,8 @@ from hetrl.device_bridge.blobs import BlobStore
 from hetrl.device_bridge.spec import DeviceSpec
 from hetrl.plan import Plan
 
-_PART = re.compile(r"@(\d{1,6})\.\d+$")
+MOST_CORES = 1024  # that a sidecar may name: more is a mistake, or meant badly
+_PART = re.compile(r"@(\d{1,6})\.(\d{1,6})$")
 
 
 def copy_weights(store: BlobStore, names: Iterable[str], folder: Path) -> None:
@@ -32,22 +33,62 @@ def cores_of(spec: DeviceSpec | None, processor: str) -> tuple[int, ...]:
     return next((p.cores for p in known if p.id == processor), ())
 
 
-def misplaced(plan: Plan, processors: Mapping[str, str]) -> list[str]:
-    """Operators that are elsewhere than in the plan.
+class Places:
+    """Where a plan has its operators, by the names that bundles give them.
 
-    :param processors: by operator, named by its first result, with `@SEGMENT.PART` behind it where it is a part's;
-        those that the plan does not know are not looked at.
+    An operator is named by its first result, with `@SEGMENT.PART` behind it where one part of a shared segment does
+    it; without that it is what joins the parts' results, and with the last part.
     """
-    segment_of = {node: number for number, segment in enumerate(plan.segments) for node in segment.nodes}
-    found = []
-    for name, processor in processors.items():
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._segment = {node: number for number, segment in enumerate(plan.segments) for node in segment.nodes}
+
+    def processor(self, name: str) -> str | None:
+        """Of an operator, or of what was added to a part; None for names that are not the plan's.
+
+        :raises LookupError: of a part that the plan does not have.
+        """
+        number = self._segment.get(name)
+        if number is not None:
+            return self._plan.segments[number].parts[-1].processor
         part = _PART.search(name)
-        number = int(part[1]) if part and name not in segment_of else segment_of.get(name)
-        if number is None:
-            continue
-        if number >= len(plan.segments) or processor not in plan.segments[number].processors:
-            found.append(name)
-    return found
+        if part is None:
+            return None
+        return self._plan.segments[int(part[1])].parts[int(part[2])].processor
+
+    def part(self, node: str, segment: int, processor: str) -> str:
+        """The name of an operator where a processor does it.
+
+        :raises LookupError: the plan's segment has no such part.
+        """
+        parts = self._plan.segments[segment].parts
+        if len(parts) == 1:
+            return node
+        return f"{node}@{segment}.{[part.processor for part in parts].index(processor)}"
+
+    def misplaced(self, processors: Mapping[str, str]) -> str | None:
+        """What is wrong with where operators are, if anything is: one is elsewhere, or nowhere.
+
+        :param processors: by name, all of them.
+        """
+        for name, processor in processors.items():
+            try:
+                planned = self.processor(name)
+            except LookupError:
+                planned = ""
+            if planned is not None and planned != processor:
+                return f"{name!r} is not where the plan has it"
+        for number, segment in enumerate(self._plan.segments):
+            parts = [f"@{number}.{part}" for part in range(len(segment.parts))] if len(segment.parts) > 1 else [""]
+            there = {node: [part for part in parts if f"{node}{part}" in processors] for node in segment.nodes}
+            lost = next((node for node, found in there.items() if not found), None)
+            if lost is not None:
+                return f"{lost!r}, which the plan has on {' and '.join(segment.processors)}, is nowhere"
+            idle = [part for part in parts if not any(part in found for found in there.values())]
+            if idle:
+                return f"the part {idle[0][1:]} of the plan is nowhere"
+        return None
 
 
 def machine_of(spec: DeviceSpec) -> str:

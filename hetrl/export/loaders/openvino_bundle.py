@@ -6,8 +6,8 @@ from pathlib import Path
 import openvino
 
 
-def load(folder, core=None, stand_in=False):
-    """With `stand_in`, devices that are not there are played by further instances of the CPU plugin."""
+def load(folder, core=None, stand_in=False, **options):
+    """With `stand_in`, missing devices are played by further instances of the CPU plugin; `options` are OpenVINO's."""
     core, folder = core or openvino.Core(), Path(folder)
     sidecar = json.loads((folder / "affinity.json").read_text(encoding="utf-8"))
     names, properties = {}, {}
@@ -21,10 +21,10 @@ def load(folder, core=None, stand_in=False):
         properties[name] = device["properties"] | ({"INFERENCE_PRECISION_HINT": "f32"} if missing else {})
     model = core.read_model(folder / "model.xml")
     if len(names) == 1:
-        return core.compile_model(model, name, properties[name])
+        return core.compile_model(model, name, properties[name] | options)
     for operator in model.get_ordered_ops():
         operator.get_rt_info()["affinity"] = names[sidecar["operators"][operator.get_friendly_name()]]
-    return core.compile_model(model, "HETERO:" + ",".join(names.values()), {"DEVICE_PROPERTIES": properties})
+    return core.compile_model(model, "HETERO:" + ",".join(names.values()), {"DEVICE_PROPERTIES": properties} | options)
 
 
 def _another_cpu(core, name):
