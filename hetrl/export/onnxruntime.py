@@ -288,7 +288,7 @@ def _placement(bundle: Bundle, sessions: Sessions, ran: list[dict[str, int]]) ->
         model = onnx.load(bundle.folder / entry.model, load_external_data=False)
         for node in model.graph.node:
             placed[places.part(node.output[0], entry.segment, entry.processor)] = entry.processor
-    wrong = places.misplaced(placed)
+    wrong = places.misplaced(placed) or _out_of_order(sessions, bundle.manifest.plan)
     if wrong is not None:
         return Check("placement", False, wrong)
     apart = [e.model for e, found in zip(sessions.sessions, ran, strict=True) if not set(found) <= set(e.providers)]
@@ -297,6 +297,22 @@ def _placement(bundle: Bundle, sessions: Sessions, ran: list[dict[str, int]]) ->
     operators = sum(sum(found.values()) for found in ran)
     count = f"{len(ran)} session" + "s" * (len(ran) != 1)
     return Check("placement", True, f"{operators} operators in {count}, each session for the plan's processor")
+
+
+def _out_of_order(sessions: Sessions, plan: Plan) -> str | None:
+    """A tensor whose slices are not made in the order of the plan's parts: a part's model is another one's."""
+    makers: dict[str, list[tuple[int, int]]] = {}
+    for entry in sessions.sessions:
+        names = [part.processor for part in plan.segments[entry.segment].parts]
+        for port in entry.writes:
+            if port.axis is not None:
+                makers.setdefault(port.tensor, []).append((port.start, names.index(entry.processor)))
+    wrong = next((tensor for tensor, found in makers.items() if sorted(found) != sorted(found, key=_second)), None)
+    return None if wrong is None else f"the parts of {wrong!r} are not those that the plan has"
+
+
+def _second(pair: tuple[int, int]) -> int:
+    return pair[1]
 
 
 def _moved(sessions: Sessions, ran: list[dict[str, int]], here: frozenset[str]) -> tuple[Moved, ...]:
