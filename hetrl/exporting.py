@@ -10,25 +10,20 @@ from pathlib import Path
 
 import msgspec
 from msgspec import UNSET
-from msgspec.structs import replace
-from onnx import TensorProto
 
-from hetrl.accuracy import PREDICTED_DROPS
 from hetrl.cache import cache_folder
 from hetrl.compress.planned import compressed_graph
-from hetrl.compression import NO_COMPRESSION
-from hetrl.condition import Condition
 from hetrl.device_bridge.blobs import BlobStore
 from hetrl.device_bridge.host.opening import HOST, host_spec
 from hetrl.device_bridge.spec import DeviceSpec, builtin_names, load_spec
-from hetrl.errors import Infeasible, ModelError, UsageError
-from hetrl.export.base import Claims, Exporter, Limit, Order, find_exporter
-from hetrl.export.expected import condition_of, in_sequence, predicted, promise
+from hetrl.errors import ModelError, UsageError
+from hetrl.export.base import Exporter, Limit, Order, find_exporter
 from hetrl.export.places import machine_of
+from hetrl.export.settled import as_it_is, lowered
 from hetrl.export.weighted import Weighted, with_weights
-from hetrl.export.whole import whole_model
-from hetrl.export.writing import Said, refuse_existing, write_bundle
+from hetrl.export.writing import refuse_existing, write_bundle
 from hetrl.graph import OperatorGraph
+from hetrl.objective import Objective
 from hetrl.plan import Expected, Plan, load_plan
 from hetrl.plan_check import check_plan
 from hetrl.zoo import names as zoo_names
@@ -36,15 +31,13 @@ from hetrl.zoo.resolve import resolve_model
 from hetrl.zoo.source import FileSource, ModelSource, open_source
 
 InputShapes = Mapping[str, tuple[int, ...]]
-_FEW = 3  # limits that fit into an error's line
-PLACEMENT = ("segments", "overlap")  # fields whose loss another placement may make up for
 
 
 class Exported(msgspec.Struct, frozen=True, kw_only=True):
     """What `hetrl export` wrote.
 
-    :param lowered: why the given plan was replaced, empty where it was not; `original_ms` is what that one was
-        expected to take, `expected` is of the plan that was written.
+    :param lowered: why the given plan was replaced, empty where it was not.
+    :param expected: of the plan that was written; `given` of the user's, where that is another or loses something.
     """
 
     out: str
@@ -54,7 +47,7 @@ class Exported(msgspec.Struct, frozen=True, kw_only=True):
     expected: Expected | None
     left_out: tuple[Limit, ...]
     lowered: tuple[Limit, ...]
-    original_ms: float | None
+    given: Expected | None
     notes: tuple[str, ...]
 
 
@@ -65,6 +58,7 @@ class Asked:
     :param model: the plan's model; None where the plan names a built-in one.
     :param weights: a file of weights for it, `seeded_weights` the seed to draw them from.
     :param device: file of the plan's device, where its name does not say where that is.
+    :param objective: what a plan has to keep that is found by lowering.
     """
 
     model: str | Path | None = None
@@ -74,6 +68,7 @@ class Asked:
     input_shapes: InputShapes | None = None
     compressed: Path | None = None
     lower: bool = False
+    objective: Objective = Objective()
 
 
 def export(plan_file: Path, format_name: str, out: Path, asked: Asked) -> Exported:
@@ -89,15 +84,17 @@ def export(plan_file: Path, format_name: str, out: Path, asked: Asked) -> Export
     check_plan(plan, graph)
     smaller = compressed_graph(graph, plan.compression) if plan.compression.changes else graph
     spec = _spec(plan, asked.device)
-    weighted = None
+    source, weighted = None, None
     _refuse_useless(exporter, plan, asked)
     if exporter.needs_weights:
         source = _source(plan, plan_file, graph, asked)
         weighted = _weighted(source, plan, graph, smaller)
     given = Order(plan, smaller, spec, weighted)
-    claims = exporter.claims(plan, smaller)
-    order, said = _settled(exporter, given, graph, claims, asked.lower)
-    said = dataclasses.replace(said, notes=_weights_note(asked.seeded_weights), machine=_machine(plan, spec))
+    settled = lowered(exporter, given, graph, asked.objective) if asked.lower else as_it_is(exporter, given, graph)
+    order, said = settled
+    said = dataclasses.replace(
+        said, notes=(*_weights_note(asked.seeded_weights, source), *graph.warnings), machine=_machine(plan, spec)
+    )
     manifest = write_bundle(exporter, order, said, out)
     return Exported(
         out=str(out),
@@ -107,15 +104,18 @@ def export(plan_file: Path, format_name: str, out: Path, asked: Asked) -> Export
         expected=said.expected,
         left_out=said.left_out,
         lowered=said.lowered,
-        original_ms=said.original_ms,
+        given=said.given,
         notes=manifest.notes,
     )
 
 
-def _weights_note(seed: int | None) -> tuple[str, ...]:
-    if seed is None:
+def _weights_note(seed: int | None, source: ModelSource | None) -> tuple[str, ...]:
+    if seed is None or source is None:
         return ()
-    return (f"weights that the model lacks are random numbers, drawn from the seed {seed}",)
+    drawn = sum(source.lacks(tensor) for tensor in source.model.graph.initializer)
+    if not drawn:
+        return ()
+    return (f"{drawn} weights that the model lacks are random numbers, drawn from the seed {seed}",)
 
 
 def _machine(plan: Plan, spec: DeviceSpec | None) -> str | None:
@@ -133,63 +133,6 @@ def model_of(plan: Plan, model: str | Path | None, input_shapes: InputShapes | N
     if plan.model.name in zoo_names():
         return resolve_model(plan.model.name, shapes)
     raise UsageError(f"the plan is for {plan.model.name!r}, which is no built-in model", "name its file with --model")
-
-
-def _settled(exporter: Exporter, given: Order, graph: OperatorGraph, claims: Claims, lower: bool) -> tuple[Order, Said]:
-    """The plan that is written, and what is said of it."""
-    plan, condition = given.plan, condition_of(given.plan)
-    limits = (*claims.refused, *claims.left_out)
-    if claims.refused and not lower:
-        raise Infeasible(
-            f"{exporter.name} cannot carry the plan: {_in_words(claims.refused)}",
-            "--lower exports the best plan that it can carry",
-        )
-    if not (lower and limits):
-        return given, Said(_expected(exporter, given, graph, condition, claims), claims.left_out)
-    if given.spec is None:
-        raise UsageError(f"{plan.device!r} is not known here, so nothing can be lowered", "name its file with --device")
-    before = predicted(plan, graph, given.spec, condition).latency_ms if not plan.stretched else None
-    if claims.refused or any(limit.field in PLACEMENT for limit in claims.left_out):
-        other = exporter.lowered(plan, given.graph, given.spec, condition)
-    else:  # operators stay where they are, without the settings that are lost
-        other = exporter.carried(plan, given.graph)
-    order = Order(other, given.graph, given.spec, given.weighted)
-    again = exporter.claims(other, given.graph)
-    if again.refused:
-        raise Infeasible(f"{exporter.name} carries no plan of this model: {_in_words(again.refused)}")
-    drop_pct = None if plan.expected is None else plan.expected.accuracy_drop_pct
-    expected = _expected(exporter, order, graph, condition, again, drop_pct)
-    return order, Said(expected, again.left_out, limits, before)
-
-
-def _expected(
-    exporter: Exporter,
-    order: Order,
-    graph: OperatorGraph,
-    condition: Condition,
-    claims: Claims,
-    drop_pct: float | None = None,
-) -> Expected | None:
-    """What the device's planner says of what is carried; the maker's own word where nothing is left out.
-
-    :param drop_pct: known of the plan that this one was made for.
-    """
-    plan = order.plan
-    if plan.expected is not None and not claims.left_out:
-        return plan.expected
-    if order.spec is None or plan.stretched:
-        return None
-    there = exporter.carried(plan, order.graph)
-    if plan.splits and not exporter.carries.shares_together and claims.left_out:
-        if order.weighted is None:
-            return None
-        sequence, whole = in_sequence(there, whole_model(order.weighted.partitioner, plan), order.spec)
-        measured = predicted(replace(sequence, compression=NO_COMPRESSION), whole, order.spec, condition)
-    else:
-        measured = predicted(there, graph, order.spec, condition)
-    if drop_pct is None:
-        drop_pct = plan.expected.accuracy_drop_pct if plan.expected else PREDICTED_DROPS.of_plan(plan)
-    return promise(measured, condition, drop_pct)
 
 
 def _spec(plan: Plan, device: str | None) -> DeviceSpec | None:
@@ -228,11 +171,12 @@ def _source(plan: Plan, plan_file: Path, graph: OperatorGraph, asked: Asked) -> 
         source, _ = open_source(name, asked.seeded_weights, shapes)
         if asked.seeded_weights is None:  # else those that are missing are drawn
             for tensor in source.model.graph.initializer:
-                if tensor.data_location == TensorProto.EXTERNAL:
+                if source.lacks(tensor):
                     source.weights(tensor)
     except ModelError as error:
+        what = error.message.removesuffix(", without which it cannot run")
         raise ModelError(
-            f"{name} has no weights, and a bundle holds some",
+            f"{what}, and a bundle holds some",
             "give them with --weights FILE, or draw random ones with --seeded-weights SEED",
         ) from error
     return source
@@ -266,9 +210,3 @@ def _weighted(source: ModelSource, plan: Plan, graph: OperatorGraph, smaller: Op
     if plan.compression.artefact_sha256 is not UNSET:
         return Weighted(source, smaller, plan.compression.shapes, store)
     return Weighted.of(source, graph, smaller, plan.compression.shapes, store)
-
-
-def _in_words(limits: tuple[Limit, ...]) -> str:
-    shown = [f"{limit.field}: {limit.reason}" for limit in limits[:_FEW]]
-    more = len(limits) - len(shown)
-    return "; ".join(shown) + (f"; and {more} more" if more else "")

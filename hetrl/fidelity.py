@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from hetrl.errors import ModelError
 from hetrl.graph import Node, OperatorGraph
 from hetrl.graph.single import Array
 
@@ -44,10 +45,15 @@ def allowed_error(precisions: Iterable[str], *, quantized: bool) -> float:
 
 
 def seeded_inputs(graph: OperatorGraph, seed: int) -> dict[str, Array]:
-    """Values for a model's inputs, the same for the same seed: standard normal floats, integers of 0 and 1."""
+    """Values for a model's inputs, the same for the same seed: standard normal floats, integers of 0 and 1.
+
+    :raises ModelError: an input takes no numbers.
+    """
     inputs: dict[str, Array] = {}
     for index, name in enumerate(graph.inputs):
         tensor, draw = graph.tensor_by_name[name], np.random.default_rng([seed, index])
+        if tensor.dtype == "string":
+            raise ModelError(f"the input {name!r} is text, which no processor takes", "give a model of numbers")
         if tensor.dtype.startswith("float"):
             inputs[name] = draw.standard_normal(tensor.shape, dtype=np.float32).astype(tensor.dtype)
         else:

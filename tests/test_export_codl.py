@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from hetrl.condition import Condition
 from hetrl.errors import Infeasible
 from hetrl.export import codl
-from hetrl.export.base import Claims
+from hetrl.export.base import Claims, Wish
 from hetrl.export.bundle import Refused
 from hetrl.export.codl import EXPORTER
 from hetrl.export.codl_order import shared_operators
@@ -136,7 +136,7 @@ def test_codl_prices_chains_one_by_one() -> None:
     assert [node for s in unchained.segments for node in s.nodes] == [node for s in plan.segments for node in s.nodes]
     times = [predicted(p, graph, D1, Condition()).latency_ms or 0 for p in (plan, unchained)]
     assert 0 < times[0] < times[1]
-    best = EXPORTER.lowered(plan, graph, D1, Condition())
+    best = EXPORTER.lowered(Wish(plan, graph, D1, Condition()))
     assert EXPORTER.claims(best, graph) == Claims()
     assert (predicted(best, graph, D1, Condition()).latency_ms or 0) > 0
 
@@ -146,4 +146,4 @@ def test_codl_stops_at_dilated_convolutions() -> None:
     for place in (alone(CPU), alone(GPU), shared(Axis.HEIGHT, 50)):
         assert "dilated" in reasons(EXPORTER.claims(placed(graph, {"a": place}, alone(GPU)), graph))
     with pytest.raises(Infeasible):
-        EXPORTER.lowered(placed(graph, {}, alone(GPU)), graph, D1, Condition())
+        EXPORTER.lowered(Wish(placed(graph, {}, alone(GPU)), graph, D1, Condition()))

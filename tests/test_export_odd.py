@@ -158,7 +158,7 @@ def test_a_lowered_plan_is_priced_as_the_given_one_was_measured(tmp_path: Path) 
     done = exported(replace(plan, expected=expected), model, "openvino", tmp_path / "out", lower=True)
     with open_bundle(tmp_path / "out") as bundle:
         lowered = bundle.manifest.plan
-    assert done.expected is not None and done.original_ms == row.latency_ms
+    assert done.expected is not None and done.given is not None and done.given.latency_ms == row.latency_ms
     without = replace(lowered, expected=None)
     said = hetrl.measure(str(model), "d1", plan=without, condition=condition)
     assert done.expected.latency_ms == said.latency_ms and done.expected.accuracy_drop_pct == 0.25

@@ -71,6 +71,24 @@ def deconv(outputs: int, group: int = 1, **kw: Any) -> onnx.ModelProto:
     return one("ConvTranspose", {"x": IMAGE}, weights, group=group, **kw)
 
 
+def group_norm(x: Shape, groups: int, opset: int = 21) -> onnx.ModelProto:
+    size = groups if opset < 21 else x[1]
+    node = helper.make_node("GroupNormalization", ["x", "s", "b"], ["y"], num_groups=groups, epsilon=0.1)
+    return model([node], {"x": x}, ["y"], {"s": _random(size), "b": 2 * _random(size)}, opset)
+
+
+def group_norm_inside() -> onnx.ModelProto:
+    """No shape is known behind it but by its own."""
+    made = group_norm(IMAGE, 4)
+    made.graph.node[0].output[0] = "n"
+    made.graph.node.append(helper.make_node("HardSwish", ["n"], ["y"]))
+    return made
+
+
+def gather(indices: Any, axis: int, x: Shape = IMAGE) -> onnx.ModelProto:
+    return one("Gather", {"x": x}, {"i": np.array(indices, dtype=np.int64)}, axis=axis)
+
+
 X, XY = {"x": IMAGE}, {"x": IMAGE, "z": IMAGE}
 SE = {"x": IMAGE, "z": (1, 8, 1, 1)}
 BN = {"s": _random(8), "b": _random(8), "m": _random(8), "v": abs(_random(8)) + 0.5}
@@ -106,6 +124,16 @@ OPERATORS: dict[str, Callable[[], onnx.ModelProto]] = {
     "matmul both": lambda: one("MatMul", {"x": (1, 2, 5, 8), "z": (1, 2, 8, 7)}),
     "batch norm": lambda: one("BatchNormalization", X, BN, epsilon=1e-3),
     "instance norm": lambda: one("InstanceNormalization", X, {"s": _random(8), "b": _random(8)}),
+    "group norm": lambda: group_norm(IMAGE, 4),
+    "group norm by group": lambda: group_norm(IMAGE, 4, 18),
+    "group norm odd": lambda: group_norm((1, 15, 5, 7), 3),
+    "group norm wide": lambda: group_norm((1, 64, 6, 5), 4),
+    "group norm one": lambda: group_norm(IMAGE, 1),
+    "group norm each": lambda: group_norm(IMAGE, 8, 20),
+    "group norm row": lambda: group_norm(ROW, 3),
+    "group norm rows": lambda: group_norm((1, 24, 7), 3),
+    "group norm inside": group_norm_inside,
+    "group norm deep": lambda: group_norm((1, 8, 3, 4, 5), 2),
     "layer norm": lambda: one("LayerNormalization", {"x": (1, 5, 24)}, {"s": _random(24), "b": _random(24)}),
     "lrn": lambda: one("LRN", X, size=5, alpha=1e-2, beta=0.75, bias=2.0),
     **{name: lambda name=name: one(name, X) for name in (
@@ -143,6 +171,23 @@ OPERATORS: dict[str, Callable[[], onnx.ModelProto]] = {
     "slice rows": lambda: one("Slice", X, {"s": _ints(-4), "e": _ints(2**40), "a": _ints(2)}),
     "slice both": lambda: one("Slice", X, {"s": _ints(1, 3), "e": _ints(-1, 9), "a": _ints(-2, -1)}),
     "slice nothing": lambda: one("Slice", X, {"s": _ints(0), "e": _ints(9), "a": _ints(2)}),
+    "gather channel": lambda: gather(2, 1),
+    "gather last row": lambda: gather(-1, 2),
+    "gather column": lambda: gather(3, -1),
+    "gather column kept": lambda: gather([3], -1),
+    "gather channels": lambda: gather([2, 3, 4, 5], 1),
+    "gather last rows": lambda: gather([-3, -2, 8], 2),
+    "gather all": lambda: gather([*range(9)], 2),
+    "gather table": lambda: gather([[1, 2], [3, 4]], 3, (1, 8, 11, 6)),
+    "gather token": lambda: gather(0, 1, (1, 5, 24)),
+    "gather of a row": lambda: gather([4, 5, 6, 7], 1, ROW),
+    "gather slice": lambda: gather(1, 2, (1, 8, 3, 4, 5)),
+    "gather tokens": lambda: model(
+        [helper.make_node("Gather", ["x", "i"], ["a"], axis=1), helper.make_node("Gather", ["x", "j"], ["b"], axis=1),
+         helper.make_node("Add", ["a", "b"], ["sum"]), helper.make_node("Gemm", ["sum", "w"], ["y"])],
+        {"x": (1, 3, 24)}, ["y"], {"i": np.int64(0), "j": np.int64(-1), "w": _random(24, 10)},
+    ),
+    "gather plane kept": lambda: gather([1, 2], 3, (1, 8, 3, 4, 5)),
     "max pool": lambda: one("MaxPool", X, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]),
     "max pool ceil": lambda: one("MaxPool", {"x": (1, 8, 10, 12)}, kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1),
     "max pool asymmetric": lambda: one("MaxPool", X, kernel_shape=[2, 3], pads=[0, 1, 1, 0]),
@@ -305,6 +350,21 @@ REFUSED: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
     "every second": (
         lambda: one("Slice", X, {"s": _ints(0), "e": _ints(9), "a": _ints(2), "t": _ints(2)}), "every 2th"
     ),
+    "gather every second": (lambda: gather([0, 2, 4], 2), "neighbours"),
+    "gather backwards": (lambda: gather([3, 2], 2), "neighbours"),
+    "gather twice": (lambda: gather([1, 1], 2), "neighbours"),
+    "gather around the end": (lambda: gather([-1, 0], 2), "neighbours"),
+    "gather behind the end": (lambda: gather([8, 9], 2), "neighbours"),
+    "gather far before": (lambda: gather([-10], 2), "neighbours"),
+    "gather the batch": (lambda: gather(0, 0), "batch"),
+    "gather a number": (lambda: gather(4, 1, ROW), "batch"),
+    "gather by a tensor": (lambda: model(
+        [helper.make_node("ArgMax", ["z"], ["i"], axis=1, keepdims=0),
+         helper.make_node("Gather", ["x", "i"], ["y"], axis=1)],
+        {"x": ROW, "z": ROW}, ["y"]), "index is not constant"),
+    "group norm batch": (lambda: group_norm((2, 8, 3, 3), 4), "batch"),
+    "group norm by a tensor": (lambda: one(
+        "GroupNormalization", {"x": IMAGE, "s": (4,)}, {"b": _random(4)}, num_groups=4), "scale is not constant"),
     "dynamic weights": (lambda: one("Conv", {"x": IMAGE, "w": (4, 8, 3, 3)}), "constant"),
     "one dimension": (lambda: one("Conv", {"x": (1, 8, 9)}, {"w": _random(4, 8, 3)}), "dimension"),
     "dilated pool": (lambda: one("MaxPool", X, kernel_shape=[2, 2], dilations=[2, 2]), "dilated"),

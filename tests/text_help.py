@@ -11,8 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hetrl.condition import Condition
 from hetrl.device_bridge.spec import DeviceSpec, load_spec
-from hetrl.export import band, codl, lowering, mace, mnn, tflite
-from hetrl.export.base import Check, Claims, Exporter, Order
+from hetrl.export import band, codl, mace, mnn, tflite
+from hetrl.export.base import Check, Claims, Exporter, Order, Wish
 from hetrl.export.bundle import Bundle, Refused, open_bundle
 from hetrl.export.writing import Said, write_bundle
 from hetrl.graph import OperatorGraph
@@ -122,6 +122,4 @@ def reasons(claims: Claims) -> str:
 
 
 def lowered(exporter: Exporter, plan: Plan, graph: OperatorGraph) -> Plan:
-    if isinstance(exporter, codl.Codl | tflite.Tflite):
-        return exporter.lowered(plan, graph, D1, Condition())
-    return lowering.lowered(plan, graph, D1, exporter.carries, Condition())
+    return exporter.lowered(Wish(plan, graph, D1, Condition()))

@@ -21,12 +21,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from hetrl.agents.makespan import EFFORT, TOLERANCE, least_ms, solve_makespan
+from hetrl.agents.paces import Pace, paces
 from hetrl.agents.segment_costs import Floats, Ints, Move, SegmentCosts
 from hetrl.compression import NO_COMPRESSION, Compression
 from hetrl.condition import Condition
 from hetrl.device_bridge.surrogate.cost_model import CostModel
 from hetrl.device_bridge.surrogate.schedule import Placed, Schedule, batch_of
-from hetrl.envs.space import DUTIES, QUEUE_WINDOWS, SLICES_MS, PlanSpace
+from hetrl.envs.space import PlanSpace
 from hetrl.objective import Objective
 
 BEAM = 512  # states kept per position
@@ -60,22 +61,22 @@ def additive(space: PlanSpace, objective: Objective, condition: Condition) -> Ex
     best = _on_one_processor(space, objective, condition)
     bound = np.inf
     limited = objective.max_frame_drop_rate is not None and condition.ui is not None
-    settings = _settings(len(space.engine.processors), limited)
+    tried = paces(space, limited=limited)
     for compression in space.compressions:
         model = space.device.cost_model(compression, condition=condition)
         possible = space.possible_at(compression)  # so every plan solved for keeps the accuracy budget
         for memory in space.memories:
-            hopeless: list[_Setting] = []
-            for setting in settings:
-                if any(setting.no_faster_than(other) for other in hopeless):
+            hopeless: list[Pace] = []
+            for pace in tried:
+                if any(pace.no_faster_than(other) for other in hopeless):
                     continue  # nor would it lower the bound
-                segments = SegmentCosts(model, memory, setting.window, setting.slice_ms, setting.duty, possible)
+                segments = SegmentCosts(model, memory, pace.window, pace.slice_ms, pace.duty, possible)
                 solved = _solve(segments, best.latency_ms)
                 bound = min(bound, solved.bound_ms)
                 if solved.segments is None:
-                    hopeless.append(setting)
+                    hopeless.append(pace)
                     continue
-                schedule = setting.schedule(solved.segments)
+                schedule = pace.schedule(solved.segments)
                 latency_ms = _measured(space, model, schedule, condition, objective)
                 if latency_ms is not None and latency_ms < best.latency_ms:
                     best = Exact(schedule, compression, latency_ms, bound)
@@ -136,42 +137,6 @@ def _measured(
     drop_rate = float(answers.frame_drop_rate[0]) if limited else None
     fits = answers.peak_memory_mb[0] <= space.device.memory_limit_mb
     return float(answers.latency_ms[0]) if fits and objective.keeps(0.0, drop_rate) else None
-
-
-@dataclass(frozen=True)
-class _Setting:
-    """What holds for a whole plan besides its memory type; every field slows it down, the more the smaller it is."""
-
-    window: int
-    slice_ms: float | None
-    duty: tuple[float, ...]
-
-    def no_faster_than(self, other: _Setting) -> bool:
-        """Whether no schedule runs faster under this setting than under the other."""
-        mine, its = self.slice_ms or np.inf, other.slice_ms or np.inf
-        return (
-            self.window <= other.window
-            and mine <= its
-            and all(a <= b for a, b in zip(self.duty, other.duty, strict=True))
-        )
-
-    def schedule(self, segments: tuple[Placed, ...]) -> Schedule:
-        window = None if self.window == QUEUE_WINDOWS[0] else self.window
-        return Schedule(segments, self.duty, window, self.slice_ms)
-
-
-def _settings(processors: int, limited: bool) -> list[_Setting]:
-    """Settings worth solving, those that may make others hopeless first.
-
-    Without a frame limit, caps and small windows only cost time. With one, caps are tried on one processor at a time.
-    """
-    full = (1.0,) * processors
-    if not limited:
-        return [_Setting(QUEUE_WINDOWS[0], None, full)]
-    capped = [
-        tuple(duty if q == p else 1.0 for q in range(processors)) for p in range(processors) for duty in DUTIES[1:]
-    ]
-    return [_Setting(w, s, duty) for duty in (full, *capped) for s in SLICES_MS for w in QUEUE_WINDOWS]
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,7 @@ def export(  # noqa: PLR0913, PLR0917 (typer reads the options from the paramete
     annotate: Annotated[
         bool, typer.Option("--annotate", help="onnxruntime: one annotated model instead of a session a segment.")
     ] = False,
+    max_frame_drop: options.MaxFrameDrop = None,
     input_shape: options.InputShapes = None,
     list_formats: Annotated[bool, typer.Option("--list", help="Print the formats and exit.")] = False,
     json: options.Json = False,
@@ -69,6 +70,8 @@ def export(  # noqa: PLR0913, PLR0917 (typer reads the options from the paramete
     from hetrl.exporting import Asked
     from hetrl.exporting import export as write
 
+    if max_frame_drop is not None and not lower:
+        raise UsageError("--max-frame-drop is for --lower, which looks for a plan", "add --lower")
     asked = Asked(
         model=model,
         weights=weights,
@@ -77,6 +80,7 @@ def export(  # noqa: PLR0913, PLR0917 (typer reads the options from the paramete
         input_shapes=shapes,
         compressed=compressed,
         lower=lower,
+        objective=options.objective(0.0, max_frame_drop),
     )
     done = write(plan, format_name, out, asked)
     if json:
@@ -97,21 +101,35 @@ def _list(json: bool) -> None:
 
 
 def _show(done: Exported) -> None:
+    from hetrl.export.base import grouped
+    from hetrl.export.settled import PLACEMENT
+
     size = f"{done.bytes / 1e6:.1f} MB" if done.bytes >= 1e5 else f"{done.bytes / 1e3:.1f} kB"
     lines = [f"wrote {done.out}: {len(done.files)} files, {size} ({done.format})"]
-    for limit in done.lowered:
-        lines.append(f"lowered     {limit.field}: {limit.reason}")
-    for limit in done.left_out:
-        lines.append(f"left out    {limit.field}: {limit.reason}")
+    lines += [f"lowered     {limit.field}: {limit.reason}" for limit in grouped(done.lowered)]
+    lines += [f"left out    {limit.field}: {limit.reason}" for limit in grouped(done.left_out)]
     lines += [f"note        {note}" for note in done.notes]
-    expected = done.expected
-    if expected is not None:
-        price = ""
-        if done.original_ms:
-            change_pct = 100 * (expected.latency_ms / done.original_ms - 1)
-            price = f", the given plan {done.original_ms:.4g} ms ({change_pct:+.1f} %)"
-        lines.append(
-            f"expected    {expected.latency_ms:.4g} ms, {expected.evidence.value}, {expected.condition}{price}"
-        )
+    lines += _price(done)
+    if not done.lowered and any(limit.field in PLACEMENT for limit in done.left_out):
+        lines.append(f"or          --lower finds the best plan that {done.format} carries without loss")
     lines.append(f"next        hetrl validate {done.out}")
     output.show(*lines)
+
+
+def _price(done: Exported) -> list[str]:
+    """What is expected, beside what was expected of the given plan."""
+    expected, given = done.expected, done.given
+    if expected is None:
+        return []
+    what = f"expected    {expected.latency_ms:.4g} ms, {expected.evidence.value}, {expected.condition}"
+    if given is None:
+        return [what]
+    change_pct = 100 * (expected.latency_ms / given.latency_ms - 1)
+    lines = [f"{what}; the given plan {given.latency_ms:.4g} ms ({change_pct:+.1f} %)"]
+    if expected.frame_drop_rate is not None and expected.frame_drop_rate != given.frame_drop_rate:
+        before = "" if given.frame_drop_rate is None else f"; the given plan {100 * given.frame_drop_rate:.1f} %"
+        lines.append(
+            f"frames      {100 * expected.frame_drop_rate:.1f} % dropped, {expected.evidence.value}{before}"
+            " (--lower keeps to --max-frame-drop PCT)"
+        )
+    return lines

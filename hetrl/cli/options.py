@@ -64,7 +64,7 @@ MaxOutputError = Annotated[
 ]
 SeededWeights = Annotated[
     int | None,
-    typer.Option("--seeded-weights", metavar="SEED", help="Draw the weights that the model's file lacks."),
+    typer.Option("--seeded-weights", min=0, metavar="SEED", help="Draw the weights that the model's file lacks."),
 ]
 Record = Annotated[
     Path | None,

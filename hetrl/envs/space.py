@@ -72,7 +72,12 @@ class PlanSpace:
     :param device: the surrogate that knows which placements are possible.
     :param objective: its accuracy budget bounds compression, and forbids int8 where it cannot be paid.
     :param drops: what these cost.
+    :cvar windows: settings that keep a frame limit; as `slices_ms` and `duties`, the first of each holds nothing back.
     """
+
+    windows: tuple[int, ...] = QUEUE_WINDOWS
+    slices_ms: tuple[float | None, ...] = SLICES_MS
+    duties: tuple[float, ...] = DUTIES
 
     def __init__(self, device: SurrogateDevice, objective: Objective, drops: AccuracyDrops = PREDICTED_DROPS) -> None:
         self.device = device

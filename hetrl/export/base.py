@@ -6,8 +6,8 @@ A format is found through the entry point group `hetrl.exporters`, hetrl's own a
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +20,8 @@ from hetrl.device_bridge.spec import DeviceSpec
 from hetrl.fidelity import allowed_error
 from hetrl.graph import OperatorGraph
 from hetrl.graph.single import Array
+from hetrl.measurement import Measurement
+from hetrl.objective import Objective
 from hetrl.plan import Axis, Plan
 
 if TYPE_CHECKING:
@@ -34,6 +36,17 @@ class Limit(msgspec.Struct, frozen=True):
 
     field: str
     reason: str
+
+
+def grouped(limits: Sequence[Limit]) -> list[Limit]:
+    """For people: one for each reason; the field is that of the first, with how many more there are."""
+    fields: dict[str, list[str]] = {}
+    for limit in limits:
+        fields.setdefault(limit.reason, []).append(limit.field)
+    return [
+        Limit(found[0] + (f" and {len(found) - 1} more" if len(found) > 1 else ""), reason)
+        for reason, found in fields.items()
+    ]
 
 
 class Claims(msgspec.Struct, frozen=True):
@@ -55,6 +68,7 @@ class Carries:
     :param units: processors by their unit without a number; None for all.
     :param precisions: None for all.
     :param one_processor: the whole model is on one, but for what falls back.
+    :param alone: kinds of units of which a plan may use one processor, and what the runtime calls them.
     :param shares_together: the parts of a segment work at the same time; otherwise one after the other.
     """
 
@@ -62,6 +76,7 @@ class Carries:
     units: frozenset[str] | None = None
     precisions: frozenset[str] | None = None
     one_processor: bool = False
+    alone: Mapping[str, str] = field(default_factory=dict)
     shares_together: bool = False
     overlap: bool = False
     caps: bool = False
@@ -99,6 +114,30 @@ class Order:
     def model(self) -> Weighted:
         assert self.weighted is not None, "a format that needs weights says so"
         return self.weighted
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is to be lowered: the best plan for the same model, device and condition is looked for.
+
+    :param graph: of the model that runs, compressed as the plan says.
+    :param objective: what that plan has to keep.
+    """
+
+    plan: Plan
+    graph: OperatorGraph
+    spec: DeviceSpec
+    condition: Condition
+    objective: Objective = Objective()
+
+    @property
+    def limited(self) -> bool:
+        """Whether there are frames, and a limit on dropped ones."""
+        return self.objective.max_frame_drop_rate is not None and self.condition.ui is not None
+
+    def keeps(self, measured: Measurement) -> bool:
+        """Whether a plan that came out like this would do."""
+        return measured.latency_ms is not None and self.objective.keeps(0.0, measured.frame_drop_rate)
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -175,15 +214,14 @@ class Exporter(ABC):
 
         return carried(self.carries, plan)
 
-    def lowered(self, plan: Plan, graph: OperatorGraph, spec: DeviceSpec, condition: Condition) -> Plan:
-        """The fastest plan for the same device, compression and condition that is carried without loss.
+    def lowered(self, wish: Wish) -> Plan:
+        """The fastest plan that is carried without loss, for the same compression.
 
-        :param graph: of the model that runs, compressed as the plan says.
         :raises Infeasible: there is none.
         """
         from hetrl.export.lowering import lowered
 
-        return lowered(plan, graph, spec, self.carries, condition)
+        return lowered(wish, self.carries)
 
     @abstractmethod
     def write(self, order: Order, folder: Path) -> None:

@@ -66,7 +66,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     :param plan: that it carries, after lowering; `expected` what was expected of it on the plan's device.
     :param left_out: of the plan; `lowered`: of the plan that the user gave, for whose sake this one was found.
-    :param original_ms: what the device's surrogate says of the given plan, where it was lowered.
+    :param given: what was expected of the plan that the user gave, where that is another or lost something.
     :param machine: which computer the plan's device was, where that is the one that the plan was exported on.
     :param quantized: the model rounds activations to integers, which runtimes do a step up or down.
     :param tolerance: how far outputs may be off: largest difference over largest value.
@@ -81,7 +81,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     expected: Expected | None
     left_out: tuple[Limit, ...]
     lowered: tuple[Limit, ...]
-    original_ms: float | None
+    given: Expected | None
     machine: str | None
     quantized: bool
     tolerance: float

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from hetrl.export.base import Carries, Claims, Limit
+from hetrl.export.base import Carries, Claims, Limit, unit_of
 from hetrl.plan import Axis, Plan
 
 
@@ -32,10 +32,14 @@ def _refused(carries: Carries, plan: Plan) -> Iterator[Limit]:
     if plan.stretched:
         yield Limit("segments", "branches make another network, which must be trained first")
     if plan.compression.changes and not carries.compression:
-        yield Limit("compression", "the format describes a model, it does not hold one: export for the compressed file")
+        yield Limit("compression", "the format describes the original model, it holds no compressed one")
     if carries.one_processor and len(plan.processors) > 1:
         names = ", ".join(plan.processors)
         yield Limit("segments", f"the whole model is on one processor, and the plan uses {names}")
+    for name in dict.fromkeys(carries.alone.values()):
+        found = [processor for processor in plan.processors if carries.alone.get(unit_of(processor)) == name]
+        if len(found) > 1:
+            yield Limit("segments", f"there is one {name}, and the plan uses {' and '.join(found)}")
     for number, segment in enumerate(plan.segments):
         if segment.axis not in carries.axes and segment.axis is not Axis.BRANCHES:
             yield Limit(f"segments[{number}].axis", f"an operator cannot be shared along {segment.axis.value}")
@@ -47,7 +51,7 @@ def _refused(carries: Carries, plan: Plan) -> Iterator[Limit]:
 
 
 def _left_out(carries: Carries, plan: Plan) -> Iterator[Limit]:
-    if plan.splits and not carries.shares_together:
+    if plan.splits and not carries.shares_together and carries.axes > {Axis.NONE}:
         count = f"{plan.splits} shared segment" + "s" * (plan.splits > 1)
         yield Limit("segments", f"the parts of {count} run one after the other, in one net")
     if plan.overlap and not carries.overlap:

@@ -21,9 +21,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from hetrl.condition import Condition
-from hetrl.device_bridge.spec import DeviceSpec
-from hetrl.export.base import Carries, Check, Claims, Exporter, Order, unit_of
+from hetrl.export.base import Carries, Check, Claims, Exporter, Order, Wish, unit_of
 from hetrl.export.bundle import Bundle, Refused
 from hetrl.export.claims import carried
 from hetrl.export.codl_fit import best_for_codl, done_without, places_refused, without_chains
@@ -96,9 +94,9 @@ class Codl(Exporter):
         """The plan without what is left out, which are chains, too."""
         return without_chains(carried(self.carries, plan), graph)
 
-    def lowered(self, plan: Plan, graph: OperatorGraph, spec: DeviceSpec, condition: Condition) -> Plan:
+    def lowered(self, wish: Wish) -> Plan:
         """See `hetrl.export.lowering.lowered`."""
-        return best_for_codl(plan, graph, spec, condition, self.carries)
+        return best_for_codl(wish, self.carries)
 
     def write(self, order: Order, folder: Path) -> None:
         placed, net = segment_of(order.plan), net_name(order.plan.model.name)

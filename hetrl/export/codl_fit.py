@@ -11,22 +11,19 @@ from msgspec.structs import replace
 from hetrl.agents.exact import Exact, exact
 from hetrl.compression import NO_COMPRESSION, Compression
 from hetrl.condition import Condition
-from hetrl.device_bridge.spec import DeviceSpec
 from hetrl.device_bridge.surrogate.compile import plan_of
 from hetrl.device_bridge.surrogate.conditions import COLD, load_of
 from hetrl.device_bridge.surrogate.cost_model import CostModel
 from hetrl.device_bridge.surrogate.device import SurrogateDevice
 from hetrl.device_bridge.surrogate.tables import Option
 from hetrl.envs.space import Bools
-from hetrl.errors import Infeasible
-from hetrl.export.base import Carries, Limit, unit_of
+from hetrl.export.base import Carries, Limit, Wish, unit_of
 from hetrl.export.codl_order import shared_operators
 from hetrl.export.expected import engine_set
-from hetrl.export.lowering import Expressible
+from hetrl.export.lowering import Expressible, nothing
 from hetrl.export.mace import memory_of
 from hetrl.export.texts import limits, segment_of
 from hetrl.graph import OperatorGraph, OpKind
-from hetrl.objective import Objective
 from hetrl.plan import Axis, MadeBy, Memory, Plan, Segment
 from hetrl.support.rules import rule_set
 
@@ -143,23 +140,24 @@ class _Space(Expressible):
         return found
 
 
-def best_for_codl(plan: Plan, graph: OperatorGraph, spec: DeviceSpec, condition: Condition, carries: Carries) -> Plan:
-    """The fastest plan for the same device and condition that CoDL carries without loss, in buffers or in images.
+def best_for_codl(wish: Wish, carries: Carries) -> Plan:
+    """The fastest plan that CoDL carries without loss, in buffers or in images.
 
     :raises Infeasible: there is none.
     """
-    device = _Unchained(spec, graph, engine_set(plan, spec))
+    plan, graph = wish.plan, wish.graph
+    device = _Unchained(wish.spec, graph, engine_set(plan, wish.spec))
     best: tuple[Exact, _Space] | None = None
     for memory in (Memory.IMAGE, Memory.BUFFER):
         space = _Space(device, carries, memory)
         if not space.possible_at(space.compressions[0]).any(axis=1).all():
             continue
-        found = exact(space, Objective(), condition)
+        found = exact(space, wish.objective, wish.condition)
         if found.schedule is not None and (best is None or found.latency_ms < best[0].latency_ms):
             best = found, space
     if best is None or best[0].schedule is None:
         names = ", ".join(processor.id for processor in device.engine.processors)
-        raise Infeasible(f"CoDL carries no plan for {plan.device} that runs on {names}", "choose another format")
+        raise nothing(f"CoDL carries no plan for {plan.device} that runs on {names}", wish.objective)
     made = plan_of(
         best[0].schedule,
         graph,

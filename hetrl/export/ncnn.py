@@ -38,7 +38,7 @@ from hetrl.export.whole import Place, WholeModel, whole_model
 from hetrl.graph import OperatorGraph
 from hetrl.graph.single import Array
 from hetrl.partition import require_engines
-from hetrl.partition.ncnn import to_layers
+from hetrl.partition.ncnn import has_layer, to_layers
 from hetrl.partition.ncnn_layer import NO_VULKAN, Layer, Unconvertible, param_text
 from hetrl.partition.ncnn_plan import NO_FP16
 from hetrl.plan import Axis, Plan
@@ -85,15 +85,14 @@ class Ncnn(Exporter):
         axes=frozenset({Axis.NONE, Axis.HEIGHT, Axis.OUTPUT_CHANNELS}),
         units=frozenset({"cpu", "gpu"}),
         precisions=frozenset({"fp32", "fp16"}),
+        alone={"gpu": "Vulkan device"},
     )
 
     def claims(self, plan: Plan, graph: OperatorGraph) -> Claims:
         found = super().claims(plan, graph)
-        devices = [p for p in plan.processors if unit_of(p) == "gpu"]
-        if len(devices) > 1:
-            limit = Limit("segments", f"one net has one Vulkan device, and the plan uses {' and '.join(devices)}")
-            return Claims((*found.refused, limit), found.left_out)
-        return found
+        unknown = {node.op_type: node.id for node in graph.nodes if not has_layer(node)}
+        limits = [Limit("segments", f"ncnn cannot run {name!r}: there is no {kind}") for kind, name in unknown.items()]
+        return Claims((*found.refused, *limits), found.left_out)
 
     def write(self, order: Order, folder: Path) -> None:
         whole = whole_model(order.model.partitioner, order.plan)
@@ -156,7 +155,7 @@ def _layers(whole: WholeModel, graph: OperatorGraph) -> list[Layer]:
     model = onnx.ModelProto()
     model.CopyFrom(whole.model)
     try:
-        return to_layers(model, whole.weights())
+        return to_layers(model, whole.weights(), {tensor.name: tensor.shape for tensor in graph.tensors})
     except Unconvertible as error:
         raise PlanError(
             "segments", f"ncnn cannot run {error.node!r}: {error.reason}", "choose another format"

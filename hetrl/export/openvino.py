@@ -18,14 +18,11 @@ from msgspec.structs import replace
 from hetrl.export.base import (
     Carries,
     Check,
-    Claims,
     Exporter,
-    Limit,
     Moved,
     Order,
     Tried,
     unit_kind,
-    unit_of,
 )
 from hetrl.export.bundle import Bundle, Manifest, Refused, versions_of
 from hetrl.export.openvino_ir import folded, placed_operators, with_own_constants
@@ -34,7 +31,6 @@ from hetrl.export.places import MOST_CORES, Places, copy_weights, cores_of
 from hetrl.export.texts import read_json, write_json
 from hetrl.export.timing import timed_ms
 from hetrl.export.whole import whole_model
-from hetrl.graph import OperatorGraph
 from hetrl.graph.single import Array
 from hetrl.partition import require_engines
 from hetrl.plan import Axis, Plan
@@ -86,18 +82,8 @@ class OpenVino(Exporter):
         axes=frozenset({Axis.NONE, Axis.HEIGHT, Axis.OUTPUT_CHANNELS}),
         units=frozenset(PLUGINS),
         precisions=frozenset(PRECISIONS),
+        alone={"gpu": "GPU", "npu": "NPU", "dsp": "NPU"},  # of the CPU plugin there may be several instances
     )
-
-    def claims(self, plan: Plan, graph: OperatorGraph) -> Claims:
-        found = super().claims(plan, graph)
-        names = [name for name in plan.processors if self.carries.takes(name) is None]
-        plugins = Counter(PLUGINS[unit_of(name)] for name in names)
-        limits = [
-            Limit("segments", f"several processors are one {plugin} to OpenVINO")
-            for plugin, count in plugins.items()
-            if count > 1 and plugin != "CPU"  # of which there may be several instances
-        ]
-        return Claims((*found.refused, *limits), found.left_out)
 
     def write(self, order: Order, folder: Path) -> None:
         require_engines(["openvino"])

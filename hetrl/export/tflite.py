@@ -17,9 +17,7 @@ from typing import Literal
 
 import msgspec
 
-from hetrl.condition import Condition
-from hetrl.device_bridge.spec import DeviceSpec
-from hetrl.export.base import Carries, Check, Claims, Exporter, Limit, Order, unit_of
+from hetrl.export.base import Carries, Check, Claims, Exporter, Limit, Order, Wish, unit_of
 from hetrl.export.bundle import Bundle
 from hetrl.export.texts import (
     one_each,
@@ -98,9 +96,9 @@ class Tflite(Exporter):
             refused += Delegation.of(plan, graph).limits()
         return Claims(tuple(refused), found.left_out)
 
-    def lowered(self, plan: Plan, graph: OperatorGraph, spec: DeviceSpec, condition: Condition) -> Plan:
+    def lowered(self, wish: Wish) -> Plan:
         """See `hetrl.export.lowering.lowered`."""
-        return best_for_tflite(self, plan, graph, spec, condition)
+        return best_for_tflite(self, wish)
 
     def write(self, order: Order, folder: Path) -> None:
         advice = Delegation.of(order.plan, order.graph).advice(threads(order.spec, order.plan.processors))

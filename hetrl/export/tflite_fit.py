@@ -6,15 +6,13 @@ from collections.abc import Iterator, Sequence
 
 from msgspec.structs import replace
 
-from hetrl.condition import Condition
-from hetrl.device_bridge.spec import DeviceSpec
 from hetrl.device_bridge.surrogate.compile import plan_of
 from hetrl.device_bridge.surrogate.device import SurrogateDevice
 from hetrl.device_bridge.surrogate.schedule import Placed, Schedule
 from hetrl.envs.space import PlanSpace
-from hetrl.errors import Infeasible
-from hetrl.export.base import Exporter, unit_of
+from hetrl.export.base import Exporter, Wish, unit_of
 from hetrl.export.expected import engine_set
+from hetrl.export.lowering import nothing
 from hetrl.graph import OperatorGraph
 from hetrl.objective import Objective
 from hetrl.plan import MadeBy, Memory, Plan
@@ -32,23 +30,23 @@ def ranked_partitions(ops: Sequence[RuntimeOp], unit: str) -> tuple[tuple[int, .
     return tuple(sorted(partitions(ops, taken), key=len, reverse=True))
 
 
-def best_for_tflite(
-    exporter: Exporter, plan: Plan, graph: OperatorGraph, spec: DeviceSpec, condition: Condition
-) -> Plan:
-    """The fastest plan for the same device and condition that some limit on partitions gives, or the CPU alone.
+def best_for_tflite(exporter: Exporter, wish: Wish) -> Plan:
+    """The fastest plan that some limit on partitions gives, or the CPU alone.
 
     :raises Infeasible: there is none.
     """
-    device = SurrogateDevice(spec, graph, engine_set(plan, spec))
+    plan, graph = wish.plan, wish.graph
+    device = SurrogateDevice(wish.spec, graph, engine_set(plan, wish.spec))
     best: tuple[float, Plan] | None = None
     for found in _candidates(device, _usable(device, plan)):
         if exporter.claims(found, graph).refused:
             continue
-        latency_ms = device.measure(found, condition).latency_ms
-        if latency_ms is not None and (best is None or latency_ms < best[0]):
+        measured = device.measure(found, wish.condition)
+        latency_ms = measured.latency_ms
+        if latency_ms is not None and wish.keeps(measured) and (best is None or latency_ms < best[0]):
             best = latency_ms, found
     if best is None:
-        raise Infeasible(f"TensorFlow Lite carries no plan of this model for {plan.device}", "choose another format")
+        raise nothing(f"TensorFlow Lite carries no plan of this model for {plan.device}", wish.objective)
     return replace(best[1], model=plan.model, compression=plan.compression)
 
 

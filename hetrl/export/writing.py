@@ -13,7 +13,7 @@ import numpy as np
 
 import hetrl
 from hetrl.errors import UsageError
-from hetrl.export.base import Exporter, Limit, Order, engines_used
+from hetrl.export.base import Exporter, Limit, Order, engines_used, grouped
 from hetrl.export.bundle import MANIFEST, README, Manifest, Tensor, encode_manifest, list_files, versions_of, write_zip
 from hetrl.fidelity import quantizes
 from hetrl.graph import OperatorGraph
@@ -27,7 +27,7 @@ INPUT, OUTPUT = "sample-input-{}.npy", "sample-output-{}.npy"
 class Said:
     """What is known of a plan besides its files.
 
-    :param original_ms: what the device's surrogate says of the given plan, where it was lowered.
+    :param given: what is expected of the user's plan, where another one is written or it loses something.
     :param notes: beside the format's own.
     :param machine: this computer, where it is the plan's device.
     """
@@ -35,7 +35,7 @@ class Said:
     expected: Expected | None
     left_out: tuple[Limit, ...] = ()
     lowered: tuple[Limit, ...] = ()
-    original_ms: float | None = None
+    given: Expected | None = None
     notes: tuple[str, ...] = ()
     machine: str | None = None
 
@@ -63,7 +63,7 @@ def write_bundle(exporter: Exporter, order: Order, said: Said, out: Path) -> Man
             expected=said.expected,
             left_out=said.left_out,
             lowered=said.lowered,
-            original_ms=said.original_ms,
+            given=said.given,
             machine=said.machine,
             quantized=quantized,
             tolerance=exporter.tolerance(order.plan, quantized=quantized),
@@ -138,8 +138,9 @@ def _readme(exporter: Exporter, order: Order, said: Said, notes: Sequence[str]) 
             f"Expected on {plan.device} in {' and '.join(engines_used(plan))} ({expected.condition}): "
             f"{expected.latency_ms:.4g} ms, {expected.evidence.value}."
         )
-    lines += [f"- Left out: {limit.field}: {limit.reason}." for limit in said.left_out]
-    lines += [f"- Lowered from another plan: {limit.field}: {limit.reason}." for limit in said.lowered]
+    lines += [f"- Left out: {limit.field}: {limit.reason}." for limit in grouped(said.left_out)]
+    lines += [f"- Lowered from another plan: {limit.field}: {limit.reason}." for limit in grouped(said.lowered)]
     lines += [f"- {note}." for note in notes]
-    lines += ["", "`hetrl validate` on this folder checks files, outputs and placement.", ""]
+    what = "files, outputs and placement" if exporter.runs else "that the files say what the plan does"
+    lines += ["", f"`hetrl validate` on this folder checks {what}.", ""]
     return "\n".join(lines)

@@ -11,6 +11,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from hetrl.device_bridge.runner.engines.ncnn import blob_name
+from hetrl.graph import Node
 from hetrl.graph.constant_node import dequantized
 from hetrl.partition import ncnn_moves as moves
 from hetrl.partition import ncnn_windows as windows
@@ -18,7 +19,7 @@ from hetrl.partition.ncnn_fuse import fuse
 from hetrl.partition.ncnn_layer import Array, Layer, Unconvertible, param_text, with_splits
 from hetrl.partition.ncnn_scope import Scope, Shape, shape_params
 
-__all__ = ["NcnnFiles", "Unconvertible", "to_layers", "to_ncnn"]
+__all__ = ["NcnnFiles", "Unconvertible", "has_layer", "to_layers", "to_ncnn"]
 
 _OPERATORS: Mapping[str, Callable[[Scope], list[Layer]]] = {
     "Conv": windows.conv,
@@ -32,6 +33,7 @@ _OPERATORS: Mapping[str, Callable[[Scope], list[Layer]]] = {
     **dict.fromkeys(("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin"), windows.reduce),
     "BatchNormalization": windows.batch_norm,
     "InstanceNormalization": windows.instance_norm,
+    "GroupNormalization": windows.group_norm,
     "LayerNormalization": windows.layer_norm,
     "LRN": windows.local_response_norm,
     **dict.fromkeys(moves.BINARY, moves.binary),
@@ -48,6 +50,7 @@ _OPERATORS: Mapping[str, Callable[[Scope], list[Layer]]] = {
     "Transpose": moves.transpose,
     "Concat": moves.concat,
     "Slice": moves.crop,
+    "Gather": moves.gather,
     "Split": moves.split,
     "Resize": moves.resize,
     "Pad": moves.pad,
@@ -71,6 +74,11 @@ class NcnnFiles:
     def bin(self) -> bytes:
         """For `Net.load_model`."""
         return b"".join(self.weights)
+
+
+def has_layer(node: Node) -> bool:
+    """Whether operators of this type can be converted; a converter may refuse one all the same."""
+    return node.op_type in _OPERATORS and node.domain in ("", "ai.onnx")
 
 
 def to_ncnn(model: onnx.ModelProto, weights: Mapping[str, Array] | None = None) -> NcnnFiles:
@@ -146,8 +154,9 @@ def _input(value: onnx.ValueInfoProto, shapes: Mapping[str, Shape]) -> Layer:
 def _shapes(model: onnx.ModelProto) -> dict[str, Shape]:
     """Shapes of all tensors that have one, by ONNX's own inference."""
     graph = model.graph
+    nodes = [_with_inference(node) for node in graph.node]
     bare = onnx.GraphProto(
-        name=graph.name, node=graph.node, input=graph.input, output=graph.output, value_info=graph.value_info,
+        name=graph.name, node=nodes, input=graph.input, output=graph.output, value_info=graph.value_info,
         initializer=[_without_weights(tensor) for tensor in graph.initializer],
     )  # fmt: skip
     light = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, graph=bare)
@@ -158,6 +167,13 @@ def _shapes(model: onnx.ModelProto) -> dict[str, Shape]:
         if value.type.tensor_type.HasField("shape") and all(d.HasField("dim_value") for d in dimensions):
             found[value.name] = tuple(d.dim_value for d in dimensions)
     return found
+
+
+def _with_inference(node: onnx.NodeProto) -> onnx.NodeProto:
+    """A node whose results have the shapes of this one's: onnx has no rule for GroupNormalization."""
+    if node.op_type == "GroupNormalization":
+        return helper.make_node("Identity", node.input[:1], node.output)
+    return node
 
 
 def _without_weights(tensor: TensorProto) -> TensorProto:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -191,6 +192,22 @@ def crop(scope: Scope) -> list[Layer]:
         return [scope.layer("Noop")]
     firsts, lasts = zip(*kept.values(), strict=True)
     return [scope.layer("Crop", {9: firsts, 10: lasts, 11: tuple(kept)})]
+
+
+def gather(scope: Scope) -> list[Layer]:
+    """Neighbours, taken in order: a Crop, and a Reshape where the indices are no list (a single one drops the axis)."""
+    indices = scope.weights(1, "index").reshape(-1).tolist()
+    before, after = scope.shape_in, scope.shape_out
+    axis = scope.axis(scope.integer("axis", 0), len(before) + 1)
+    places = [i + before[axis] if i < 0 else i for i in indices]
+    first, last = places[0], places[0] + len(places)
+    if places != list(range(max(0, first), min(last, before[axis]))):
+        raise scope.refuse("takes elements that are not neighbours in order")
+    cut = scope.layer("Crop", {9: (first,), 10: (last,), 11: (axis,)})
+    if after == (*before[:axis], len(places), *before[axis + 1 :]):
+        return [cut]
+    part = scope.side("part")
+    return [replace(cut, name=part, writes=(part,)), reshape(scope, part, blob_name(scope.id), after)]
 
 
 def split(scope: Scope) -> list[Layer]:

@@ -155,6 +155,16 @@ def instance_norm(scope: Scope) -> list[Layer]:
     return [scope.layer("InstanceNorm", params, Weight(slope), Weight(bias))]
 
 
+def group_norm(scope: Scope) -> list[Layer]:
+    """ncnn has numbers for each channel, and so has ONNX since opset 21; before, for each group."""
+    channels, groups = scope.shape_in[0], scope.integer("num_groups", 1)
+    slope, bias = scope.weights(1, "scale"), scope.weights(2, "bias")
+    if scope.opset < 21:
+        slope, bias = (np.repeat(numbers, channels // groups) for numbers in (slope, bias))
+    params: Params = {0: groups, 1: channels, 2: scope.number("epsilon", 1e-5), 3: 1}
+    return [scope.layer("GroupNorm", params, Weight(slope), Weight(bias))]
+
+
 def layer_norm(scope: Scope) -> list[Layer]:
     shape = scope.shape_in
     axis = scope.axis(scope.integer("axis", -1), len(shape) + 1)

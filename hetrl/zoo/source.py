@@ -54,6 +54,10 @@ class ModelSource(ABC):
         :raises ModelError: they are missing.
         """
 
+    def lacks(self, tensor: TensorProto) -> bool:
+        """Whether the bytes of an initializer are nowhere, so that `weights` draws them or fails."""
+        return False
+
     @abstractmethod
     def save(self, folder: Path) -> Path:
         """A complete ONNX file of the whole model, in `folder` unless there is one already."""
@@ -80,6 +84,9 @@ class BlueprintSource(ModelSource):
     @cached_property
     def _index(self) -> dict[str, int]:
         return {weight.name: index for index, weight in enumerate(self._blueprint.weights)}
+
+    def lacks(self, tensor: TensorProto) -> bool:
+        return tensor.name in self._index
 
     def weights(self, tensor: TensorProto) -> Bytes:
         index = self._index[tensor.name]
@@ -121,15 +128,26 @@ class FileSource(ModelSource):
         if tensor.data_location != TensorProto.EXTERNAL:
             raw = tensor.raw_data or numpy_helper.from_array(numpy_helper.to_array(tensor)).raw_data
             return np.frombuffer(raw, np.uint8)
-        place = external_location(tensor, self._path.parent)
+        place = self._place(tensor)
         if place is not None:
             file, offset, length = place
-            length = file.stat().st_size - offset if length is None else length
-            if offset + length <= file.stat().st_size:
-                return np.memmap(file, np.uint8, "r", offset, (length,)) if length else np.zeros(0, np.uint8)
+            return np.memmap(file, np.uint8, "r", offset, (length,)) if length else np.zeros(0, np.uint8)
         if self._seed is None:
-            raise _no_weights(str(self._path))
+            lost = next((e.value for e in tensor.external_data if e.key == "location"), "")
+            raise _no_weights(str(self._path), f" (not in {lost}, beside it)" if lost else "")
         return self._drawn(tensor)
+
+    def lacks(self, tensor: TensorProto) -> bool:
+        return tensor.data_location == TensorProto.EXTERNAL and self._place(tensor) is None
+
+    def _place(self, tensor: TensorProto) -> tuple[Path, int, int] | None:
+        """File, offset and length of an external tensor; None where they are not there."""
+        place = external_location(tensor, self._path.parent)
+        if place is None:
+            return None
+        file, offset, length = place
+        length = file.stat().st_size - offset if length is None else length
+        return (file, offset, length) if 0 <= length and offset + length <= file.stat().st_size else None
 
     def _drawn(self, tensor: TensorProto) -> Bytes:
         if tensor.data_type not in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE):
@@ -205,6 +223,8 @@ def open_source(
     :raises ModelError: the weights are not at hand; the hint is the option that draws them.
     :raises UnknownName: neither a built-in network nor a file.
     """
+    if seeded_weights is not None and seeded_weights < 0:
+        raise UsageError(f"{seeded_weights} is no seed for weights", "give 0 or more")
     graph = resolve_model(model, input_shapes)
     if isinstance(model, Path) or model not in names():
         return FileSource(Path(model), seeded_weights), graph
@@ -230,8 +250,10 @@ def source_of(graph: OperatorGraph, builtin_seed: int | None = None) -> ModelSou
     return open_source(origin.model if origin.builtin else Path(origin.model), seed, shapes)[0]
 
 
-def _no_weights(where: str) -> ModelError:
-    return ModelError(f"{where} has no weights, without which it cannot run", "draw them with --seeded-weights SEED")
+def _no_weights(where: str, why: str = "") -> ModelError:
+    return ModelError(
+        f"{where} has no weights{why}, without which it cannot run", "draw them with --seeded-weights SEED"
+    )
 
 
 def _bytes_of(numbers: NDArray[np.floating]) -> Bytes:
