@@ -22,11 +22,11 @@ import torch_graphs
 import hetrl
 from hetrl.compress.planned import compressed_graph
 from hetrl.compression import Compression
+from hetrl.condition import AT_REST
 from hetrl.device_bridge.host.opening import open_host
 from hetrl.device_bridge.runner.significance import median_interval
 from hetrl.device_bridge.spec import load_spec
 from hetrl.device_bridge.surrogate.device import SurrogateDevice
-from hetrl.profiling import AT_REST
 from hetrl.testing.devices import whole_model_plans
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -44,6 +44,7 @@ from hetrl.agents.base import AgentRun, Kind
 from hetrl.agents.ledger import Ledger
 from hetrl.agents.problem import Problem
 from hetrl.agents.settings import configured, find_method
+from hetrl.condition import AT_REST
 from hetrl.device_bridge.host import device as host_device
 from hetrl.device_bridge.recording import Recorded, Recorder, RecordingHeader, read_recording, replay
 from hetrl.device_bridge.runner.sampling import Sampling
@@ -54,7 +55,7 @@ from hetrl.envs.setting import Setting
 from hetrl.envs.space import Decision, PlanSpace
 from hetrl.graph import OperatorGraph
 from hetrl.objective import Objective
-from hetrl.profiling import ANY_OUTPUT, AT_REST, whole_plans
+from hetrl.profiling import ANY_OUTPUT, whole_plans
 from hetrl.zoo.builder import Builder
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -26,6 +26,7 @@ import hetrl  # noqa: E402
 from hetrl.accuracy import PREDICTED_DROPS  # noqa: E402
 from hetrl.agents.exact import Exact, exact  # noqa: E402
 from hetrl.compression import Compression  # noqa: E402
+from hetrl.condition import AT_REST  # noqa: E402
 from hetrl.device_bridge.runner.significance import median_interval  # noqa: E402
 from hetrl.device_bridge.spec import load_spec  # noqa: E402
 from hetrl.device_bridge.surrogate.conditions import COLD  # noqa: E402
@@ -34,7 +35,6 @@ from hetrl.envs import space as space_module  # noqa: E402
 from hetrl.envs.compressions import compressions  # noqa: E402
 from hetrl.envs.space import PlanSpace  # noqa: E402
 from hetrl.objective import Objective  # noqa: E402
-from hetrl.profiling import AT_REST  # noqa: E402
 from hetrl.zoo import names  # noqa: E402
 from hetrl.zoo.resolve import resolve_model  # noqa: E402
 from tests.digits import digits_in  # noqa: E402

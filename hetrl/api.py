@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from hetrl.compression import Compression
+from hetrl.condition import AT_REST
 from hetrl.errors import UsageError
 from hetrl.objective import Objective
 from hetrl.plan import Plan, load_plan
@@ -279,7 +280,7 @@ def profile(
         model,
         device,
         engine=engine,
-        condition=str(profiling.AT_REST),
+        condition=str(AT_REST),
         objective=profiling.ANY_OUTPUT,
         input_shapes=input_shapes,
         seeded_weights=seeded_weights,

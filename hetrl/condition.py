@@ -101,6 +101,9 @@ class Condition(msgspec.Struct, frozen=True):
         return ",".join(words)
 
 
+AT_REST = Condition(ui=None)  # of a computer, which shows no app
+
+
 def parse_condition(text: str) -> Condition:
     """Read a condition.
 

@@ -146,6 +146,8 @@ def _spec(plan: Plan, device: str | None) -> DeviceSpec | None:
         return host_spec()
     if device is None:
         return None
+    if device == HOST:
+        raise UsageError(f"the plan is for {plan.device!r}, not for this computer", "leave --device away")
     spec = load_spec(device)
     if spec.id != plan.device:
         raise UsageError(f"the plan is for {plan.device!r}, {device!r} is {spec.id!r}", "name the plan's own device")

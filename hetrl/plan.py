@@ -298,14 +298,17 @@ def decode_plan(data: bytes, source: str = "plan") -> Plan:
     except msgspec.ValidationError as error:
         raise _plan_error(error, source) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise PlanError(source, f"is no JSON ({error})") from None
+        raise PlanError(source, f"is no JSON ({error})", "`hetrl train` writes a plan") from None
 
 
 def _plan_error(error: msgspec.ValidationError, source: str) -> PlanError:
     if isinstance(error.__cause__, PlanError):  # raised while an instance was made
         return error.__cause__
     message, _, path = str(error).partition(" - at `$")
-    return PlanError(path.rstrip("`").lstrip(".") or source, message[:1].lower() + message[1:])
+    where = path.rstrip("`").lstrip(".")
+    if where == "schema" and "hetrl.bundle/" in message:
+        return PlanError(source, "is a bundle's manifest, not a plan", "`hetrl validate` takes the bundle's folder")
+    return PlanError(where or source, message[:1].lower() + message[1:])
 
 
 def load_plan(path: str | Path) -> Plan:
@@ -316,6 +319,10 @@ def load_plan(path: str | Path) -> Plan:
     path = Path(path)
     try:
         data = path.read_bytes()
+    except IsADirectoryError:
+        inside = path / "plan.json"
+        hint = f"give {inside}" if inside.is_file() else "`hetrl train` writes plans"
+        raise PlanError(str(path), "is a folder, not a plan", hint) from None
     except OSError as error:
         raise PlanError(str(path), f"cannot be read ({error.strerror})", "`hetrl train` writes one") from None
     return decode_plan(data, str(path))

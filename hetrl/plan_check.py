@@ -23,7 +23,7 @@ def check_plan(plan: Plan, graph: OperatorGraph) -> tuple[tuple[int, ...], ...]:
         raise PlanError(
             "model.structure_sha256",
             f"the plan is for another model ({plan.model.name!r}) than {graph.name!r}",
-            "give the model that the plan was made for with --model",
+            "give the model that the plan was made for with --model, and the --input-shape that it had",
         )
     if None not in (plan.model.weights_sha256, graph.weights_hash) and plan.model.weights_sha256 != graph.weights_hash:
         raise PlanError("model.weights_sha256", f"the plan is for other weights of {graph.name!r}")

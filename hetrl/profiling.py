@@ -27,7 +27,6 @@ from hetrl.progress import Progress, Silent
 DEFAULT_PLANS = 40
 DEFAULT_LIMIT = 2000
 ANY_OUTPUT = Objective(max_output_error=1.0)  # a profile is about time, so that bf16 is timed as well
-AT_REST = Condition(ui=None)
 SPLIT_SHARE = 0.3  # of random runs that two processors share, where they can
 RETRIED = frozenset(
     {Failure.TIMEOUT, Failure.CRASHED, Failure.LOST}

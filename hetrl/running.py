@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from hetrl.errors import UnknownName, UsageError
-from hetrl.export.base import Moved, find_exporter
+from hetrl.export.base import Moved, exporters, find_exporter
 from hetrl.export.bundle import Bundle, is_bundle, open_bundle
 from hetrl.export.npz import read_npz, write_npz
 from hetrl.export.samples import samples
@@ -100,5 +100,9 @@ def loader_text(format_name: str) -> str:
     folder = resources.files(_LOADERS)
     known = [file.name.removesuffix("_bundle.py") for file in folder.iterdir() if file.name.endswith("_bundle.py")]
     if format_name not in known:
+        if any(exporter.name == format_name for exporter in exporters()):
+            raise UsageError(
+                f"there is no program to copy for {format_name}", "the bundle's README.md says how an app loads it"
+            )
         raise UnknownName("loader", format_name, known, "hetrl export --list")
     return (folder / f"{format_name}_bundle.py").read_text(encoding="utf-8")

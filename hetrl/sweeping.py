@@ -236,6 +236,7 @@ def _in_pool(queue: deque[Job], jobs: int) -> Generator[Pair, None, list[Job]]:
 
 def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all of a terminal's processes; the parent decides
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # one process per core is enough
 
 

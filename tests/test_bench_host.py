@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from hetrl.agents.base import Kind
+from hetrl.condition import AT_REST
 from hetrl.device_bridge.recording import Recorded, Recorder
 from hetrl.device_bridge.spec import load_spec
 from hetrl.device_bridge.surrogate.device import SurrogateDevice
@@ -18,7 +19,7 @@ from hetrl.envs.space import PlanSpace
 from hetrl.measurement import Failure, Measurement, MeasurementError
 from hetrl.objective import Objective
 from hetrl.plan import Evidence, Plan
-from hetrl.profiling import ANY_OUTPUT, AT_REST, whole_plans
+from hetrl.profiling import ANY_OUTPUT, whole_plans
 from hetrl.testing.models import random_decisions, random_graph
 from hetrl.zoo.resolve import resolve_model
 from tests.machine_help import Truth

@@ -13,6 +13,7 @@ import hetrl
 from hetrl.calibrating import Calibration
 from hetrl.calibration.machine_errors import HeldOut, _quantile
 from hetrl.cli.main import run
+from hetrl.condition import AT_REST
 from hetrl.device_bridge.host.opening import calibrated_path, known_spec
 from hetrl.device_bridge.recording import Recorder
 from hetrl.device_bridge.spec import DeviceSpec, Known, load_spec
@@ -23,7 +24,7 @@ from hetrl.errors import UsageError
 from hetrl.graph import OperatorGraph
 from hetrl.objective import Objective
 from hetrl.plan import Evidence
-from hetrl.profiling import ANY_OUTPUT, AT_REST, profile, random_plans
+from hetrl.profiling import ANY_OUTPUT, profile, random_plans
 from hetrl.zoo.resolve import resolve_model
 from tests.machine_help import CONTENTION, Truth, assumed
 

@@ -224,9 +224,13 @@ def test_no_damage_is_anything_but_a_plan_error(junk: bytes, place: int, length:
 
 
 def test_a_file_that_cannot_be_read_says_so(tmp_path: Path) -> None:
-    for path in (tmp_path / "missing.json", tmp_path):
-        with pytest.raises(PlanError, match=r"cannot be read.*hetrl train"):
-            load_plan(path)
+    with pytest.raises(PlanError, match=r"cannot be read.*hetrl train"):
+        load_plan(tmp_path / "missing.json")
+    with pytest.raises(PlanError, match=r"is a folder.*hetrl train"):
+        load_plan(tmp_path)
+    (tmp_path / "plan.json").touch()
+    with pytest.raises(PlanError, match=r"is a folder.*give .*/plan.json"):
+        load_plan(tmp_path)
 
 
 def test_plans_of_devices_are_valid_under_the_schema() -> None:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 import hetrl
 from hetrl.cli.main import run
-from hetrl.condition import Condition
-from hetrl.device_bridge.base import MAX_OUTPUT_ERROR, Device, MockDevice, ReplayDevice
+from hetrl.condition import AT_REST, Condition
+from hetrl.device_bridge.base import Device, MockDevice, ReplayDevice
 from hetrl.device_bridge.recording import Recorder, read_recording
 from hetrl.device_bridge.spec import load_spec
 from hetrl.device_bridge.surrogate.device import SurrogateDevice
@@ -21,11 +21,12 @@ from hetrl.envs.enumerate import Enumeration, Restriction
 from hetrl.envs.setting import Setting
 from hetrl.envs.space import PlanSpace
 from hetrl.errors import DeviceFailed, RunError, UsageError
+from hetrl.fidelity import MAX_OUTPUT_ERROR
 from hetrl.measurement import Failure, Measurement
 from hetrl.objective import Objective
 from hetrl.plan import Evidence, Plan
 from hetrl.plan_check import check_plan
-from hetrl.profiling import ANY_OUTPUT, AT_REST, Profile, profile, random_plans, whole_plans
+from hetrl.profiling import ANY_OUTPUT, Profile, profile, random_plans, whole_plans
 from hetrl.testing.models import random_graph
 from tests.machine_help import Truth, assumed
 

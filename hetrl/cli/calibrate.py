@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -54,11 +55,15 @@ def calibrate(
     if json:
         output.print_json(found)
         return
-    show(found, out)
+    own = next((file for file in model or () if Path(file).stem == found.models[0]), found.models[0])
+    show(found, out, ["--model", own, *(word for shape in input_shape or () for word in ("--input-shape", shape))])
 
 
-def show(found: Calibration, out: Path | None) -> None:
-    """The numbers of each processor, how far off predictions are, and the next command."""
+def show(found: Calibration, out: Path | None, model: Sequence[str]) -> None:
+    """The numbers of each processor, how far off predictions are, and the next command.
+
+    :param model: how that one names its model.
+    """
     from hetrl.report.tables import grid
 
     table = grid("processor", ">segments", *(f">{name}" for name in COLUMNS), ">leave ms", ">contention")
@@ -77,7 +82,7 @@ def show(found: Calibration, out: Path | None) -> None:
     if found.foreign:
         output.show(f"other programs ran beside {found.foreign} of {found.runs} measurements; those count half")
     device = shlex.quote(str(out)) if out else found.device
-    output.show(f"wrote {found.file}", f"next       hetrl train --device {device} --model {found.models[0]}")
+    output.show(f"wrote {found.file}", f"next       hetrl train --device {device} {shlex.join(model)}")
 
 
 def _told(what: str, error: float | None) -> str:

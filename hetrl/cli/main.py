@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -62,6 +63,7 @@ def run(arguments: Sequence[str]) -> int:
     try:
         status = typer.main.get_command(app)(list(arguments), prog_name="hetrl", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
+        print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
         if os.environ.get("HETRL_DEBUG") == "1":
@@ -107,6 +109,7 @@ def complain(message: str) -> None:
 
 def main() -> None:
     """Entry point of the console script."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what is half done is cleared away, as after Ctrl-C
     sys.exit(run(sys.argv[1:]))
 
 

@@ -129,7 +129,7 @@ def profile(  # noqa: PLR0913, PLR0917 (typer reads the options from the paramet
     if json:
         output.print_json(found)
     else:
-        _show_profile(found)
+        _show_profile(found, _again(given, input_shape))
     if found.interrupted:
         raise typer.Exit(130)
 
@@ -141,8 +141,22 @@ def _restriction(max_segments: int | None, processors: str | None, *, no_splits:
     return Restriction(max_segments=max_segments, processors=names, splits=not no_splits)
 
 
-def _show_profile(found: Profile) -> None:
-    """What the file holds, and the next command."""
+def _again(model: str, input_shape: list[str] | None) -> str:
+    """What the next command needs to be told of a model that is not built in."""
+    import shlex
+
+    from hetrl.zoo import names
+
+    words = [] if model in names() else ["--model", model]
+    words += [word for shape in input_shape or () for word in ("--input-shape", shape)]
+    return "".join(f" {shlex.quote(word)}" for word in words)
+
+
+def _show_profile(found: Profile, again: str) -> None:
+    """What the file holds, and the next command.
+
+    :param again: options of it.
+    """
     import shlex
 
     from hetrl.report.tables import grid
@@ -162,7 +176,7 @@ def _show_profile(found: Profile) -> None:
     if found.interrupted:
         output.show("next       the same command goes on")
     else:
-        output.show(f"next       hetrl calibrate {shlex.quote(found.file)}")
+        output.show(f"next       hetrl calibrate {shlex.quote(found.file)}{again}")
 
 
 def _npu_support(

@@ -47,10 +47,8 @@ def run(
         return
     from hetrl.export.base import merged, moved_words
 
-    low, high = done.latency_interval_ms or (done.latency_ms, done.latency_ms)
-    lines = [
-        f"{done.format}: {done.latency_ms:.4g} ms ({low:.4g} to {high:.4g}), measured, median of {done.inferences}"
-    ]
+    interval = "".join(f" ({low:.4g} to {high:.4g})" for low, high in filter(None, [done.latency_interval_ms]))
+    lines = [f"{done.format}: {done.latency_ms:.4g} ms{interval}, measured, median of {done.inferences}"]
     lines += [f"{o.name}  {o.dtype} {'x'.join(map(str, o.shape))}, largest at {o.largest_at}" for o in done.outputs]
     lines += [f"moved  {moved_words(moved)}" for moved in merged(done.moved)]
     output.show(*lines)

@@ -150,7 +150,12 @@ def open_bundle(path: Path) -> Iterator[Bundle]:
 
 def is_bundle(path: Path) -> bool:
     """Whether a path is meant as a bundle: a folder, or a zip file; plans are JSON files."""
-    return path.is_dir() or path.suffix == ".zip" or (path.is_file() and zipfile.is_zipfile(path))
+    return path.is_dir() or is_archive(path) or (path.is_file() and zipfile.is_zipfile(path))
+
+
+def is_archive(path: Path) -> bool:
+    """By its ending."""
+    return path.suffix.lower() == ".zip"
 
 
 def _checked(folder: Path, named: Path) -> Bundle:
@@ -184,6 +189,8 @@ def _regular_files(folder: Path, named: Path) -> dict[str, int]:
             if stat.S_ISLNK(mode):
                 raise _refused(named, f"{name!r} is a symbolic link")
             if stat.S_ISDIR(mode):
+                if not any(path.iterdir()):
+                    raise _refused(named, f"holds the empty folder {name!r}, which its manifest does not list")
                 open_folders.append(path)
             elif stat.S_ISREG(mode):
                 found[name] = path.lstat().st_size
@@ -245,6 +252,10 @@ def _check_entries(file: zipfile.ZipFile, archive: Path) -> None:
     entries = file.infolist()
     if len(entries) > MAX_FILES or len({entry.filename for entry in entries}) != len(entries):
         raise _refused(archive, "has too many entries, or one twice")
+    names = {entry.filename for entry in entries}
+    above = next((name.removesuffix(f"/{MANIFEST}") for name in names if name.endswith(f"/{MANIFEST}")), "")
+    if MANIFEST not in names and above:
+        raise _refused(archive, f"has its files in a folder {above!r}", "pack what is in the folder, not the folder")
     for entry in entries:
         if entry.filename != MANIFEST:
             _check_path(entry.filename, archive)

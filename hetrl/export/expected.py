@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from msgspec.structs import replace
 
-from hetrl.condition import Condition, parse_condition
+from hetrl.condition import AT_REST, Condition, parse_condition
 from hetrl.device_bridge.engine_check import check_engine
+from hetrl.device_bridge.host.opening import HOST
 from hetrl.device_bridge.spec import DeviceSpec, Engine
 from hetrl.device_bridge.surrogate.device import SurrogateDevice
 from hetrl.errors import PlanError
@@ -37,8 +38,10 @@ def _fits(plan: Plan, engine: Engine, device: str) -> bool:
 
 
 def condition_of(plan: Plan) -> Condition:
-    """What the plan's maker measured it under."""
-    return Condition() if plan.expected is None else parse_condition(plan.expected.condition)
+    """What the plan's maker measured it under, or else what its device would be asked about."""
+    if plan.expected is not None:
+        return parse_condition(plan.expected.condition)
+    return AT_REST if plan.device == HOST else Condition()
 
 
 def predicted(plan: Plan, graph: OperatorGraph, spec: DeviceSpec, condition: Condition) -> Measurement:

@@ -232,6 +232,7 @@ def _run(net: Any, settings: Settings, inputs: Mapping[str, Array]) -> dict[str,
 
 
 _SOFTWARE = 3  # of ncnn's `GpuInfo.type`: a CPU, as Mesa's llvmpipe
+_NO_WORK = ("Input", "Split")
 _MASK = re.compile(r" 31=(\d+)$")
 
 
@@ -249,11 +250,13 @@ def _placement(net: Any, settings: Settings, bundle: Bundle, has_vulkan: bool) -
         wrong = f"ncnn runs {disobeyed[0]!r} with Vulkan all the same" if disobeyed else None
     if wrong is not None:
         return Check("placement", False, wrong), ()
-    check = Check("placement", True, f"{sum(stays.values())} of {len(layers)} layers stay on the CPU, as planned")
+    work = [name for name, layer in layers.items() if layer.type not in _NO_WORK]
+    count = sum(stays[name] for name in work)
+    check = Check("placement", True, f"{count} of {len(work)} layers stay on the CPU, as planned")
     if not settings.use_vulkan:
         return check, ()
     gpu = next(name for name in bundle.manifest.plan.processors if unit_of(name) == "gpu")
-    mine = [layer for name, layer in layers.items() if not stays[name] and layer.type not in ("Input", "Split")]
+    mine = [layers[name] for name in work if not stays[name]]
     if not has_vulkan:
         return check, (Moved(-1, gpu, "CPU", len(mine), "ncnn sees no Vulkan device here"),)
     refused = [layer for layer in mine if not layer.support_vulkan]

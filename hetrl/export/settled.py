@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from msgspec.structs import replace
@@ -18,6 +19,7 @@ from hetrl.graph import OperatorGraph
 from hetrl.objective import Objective
 from hetrl.plan import Expected
 
+DIGITS = 1e-5
 _FEW = 3  # limits that fit into an error's line
 PLACEMENT = ("segments", "overlap")  # fields whose loss another placement may make up for
 
@@ -36,7 +38,14 @@ def as_it_is(exporter: Exporter, given: Order, graph: OperatorGraph) -> tuple[Or
         )
     expected = _expected(exporter, given, graph, condition_of(given.plan), claims)
     own = given.plan.expected
-    return given, Said(expected, claims.left_out, given=None if expected == own else own)
+    return given, Said(expected, claims.left_out, given=None if _alike(expected, own) else own)
+
+
+def _alike(one: Expected | None, other: Expected | None) -> bool:
+    """Whether two promises are the same but for the digits that a plan file holds."""
+    if one is None or other is None:
+        return one is other
+    return math.isclose(one.latency_ms, other.latency_ms, rel_tol=DIGITS)
 
 
 def lowered(exporter: Exporter, given: Order, graph: OperatorGraph, objective: Objective) -> tuple[Order, Said]:

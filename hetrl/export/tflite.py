@@ -149,7 +149,8 @@ class Tflite(Exporter):
         largest = sizes == sorted(sizes, reverse=True) and min(sizes, default=0) >= max(advice.left, default=0)
         limits = (advice.max_delegated_partitions, advice.min_nodes_per_partition) == _limits(sizes)
         fits = units <= {advice.delegate} and (largest or not sizes) and limits
-        yield Check("placement", fits, f"{len(sizes)} partitions delegated, {len(advice.left)} left to the CPU")
+        said = f"{len(sizes)} partitions delegated, {len(advice.left)} left to the CPU"
+        yield Check("placement", fits, said if advice.delegate != "none" else "all on the CPU, no delegate")
 
 
 @dataclass(frozen=True)

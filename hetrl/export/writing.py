@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
-import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +15,25 @@ import numpy as np
 import hetrl
 from hetrl.errors import UsageError
 from hetrl.export.base import Exporter, Limit, Order, engines_used, grouped
-from hetrl.export.bundle import MANIFEST, README, Manifest, Tensor, encode_manifest, list_files, versions_of, write_zip
+from hetrl.export.bundle import (
+    MANIFEST,
+    MAX_MANIFEST_BYTES,
+    README,
+    SCHEMA,
+    Manifest,
+    Tensor,
+    encode_manifest,
+    is_archive,
+    list_files,
+    versions_of,
+    write_zip,
+)
 from hetrl.fidelity import quantizes
 from hetrl.graph import OperatorGraph
 from hetrl.graph.single import Array
 from hetrl.plan import Expected, Plan
 
+_OTHER_ARCHIVES = frozenset({".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"})
 INPUT, OUTPUT = "sample-input-{}.npy", "sample-output-{}.npy"
 
 
@@ -46,8 +60,7 @@ def write_bundle(exporter: Exporter, order: Order, said: Said, out: Path) -> Man
     :raises UsageError: something is there already.
     """
     refuse_existing(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as temporary:
+    with _beside(out) as temporary:
         folder = Path(temporary) / "bundle"
         folder.mkdir()
         exporter.write(order, folder)
@@ -75,14 +88,46 @@ def write_bundle(exporter: Exporter, order: Order, said: Said, out: Path) -> Man
         )
         (folder / MANIFEST).write_bytes(encode_manifest(manifest))
         if is_archive(out):
-            archive = Path(temporary) / out.name
-            write_zip(folder, archive)
-            os.replace(archive, out)
+            write_zip(folder, Path(temporary) / out.name)
+            _put(Path(temporary) / out.name, out)
         else:
-            if out.exists():
-                out.rmdir()
-            shutil.move(folder, out)
+            _put(folder, out)
     return manifest
+
+
+@contextmanager
+def _beside(out: Path) -> Iterator[str]:
+    """A folder on the same disk.
+
+    :raises UsageError: there cannot be one.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-")
+    except OSError as error:
+        raise UsageError(f"{out} cannot be written ({error.strerror})", "give another --out") from None
+    with folder as name:
+        yield name
+
+
+def _put(made: Path, out: Path) -> None:
+    """Give what was made its name, in one step.
+
+    :raises UsageError: somebody else has taken the name meanwhile.
+    """
+    try:
+        if made.is_dir():
+            made.rename(out)  # over an empty folder, and over nothing else
+        else:
+            os.link(made, out)  # unlike renaming, never over another file
+    except FileExistsError:
+        raise _exists(out) from None
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.ENOTDIR):
+            raise _exists(out) from None
+        if made.is_dir() or out.exists():
+            raise
+        made.rename(out)  # a file system without links
 
 
 def _other_engine(exporter: Exporter, plan: Plan) -> tuple[str, ...]:
@@ -92,14 +137,26 @@ def _other_engine(exporter: Exporter, plan: Plan) -> tuple[str, ...]:
     return (f"what is expected is for {' and '.join(others)}: times in {exporter.name} are others",)
 
 
-def is_archive(out: Path) -> bool:
-    return out.suffix == ".zip"
-
-
 def refuse_existing(out: Path) -> None:
-    """:raises UsageError: `out` is there already, and no empty folder."""
+    """:raises UsageError: `out` is there already, and no empty folder; it is in a bundle, or no bundle by its name."""
     if out.is_symlink() or (out.exists() and (not out.is_dir() or is_archive(out) or any(out.iterdir()))):
-        raise UsageError(f"{out} exists already", "give another --out")
+        raise _exists(out)
+    if out.suffix.lower() in _OTHER_ARCHIVES:
+        raise UsageError(f"{out}: a bundle is a folder or a zip file", "give a name without an ending, or with .zip")
+    around = next((folder for folder in out.absolute().parents if _is_open_bundle(folder)), None)
+    if around is not None:
+        raise UsageError(f"{out} is in the bundle {around}, which would not be whole then", "give another --out")
+
+
+def _is_open_bundle(folder: Path) -> bool:
+    manifest = folder / MANIFEST
+    if not manifest.is_file() or manifest.stat().st_size > MAX_MANIFEST_BYTES:
+        return False
+    return f'"{SCHEMA}"'.encode() in manifest.read_bytes()
+
+
+def _exists(out: Path) -> UsageError:
+    return UsageError(f"{out} exists already", "give another --out")
 
 
 def _samples(order: Order, folder: Path) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:

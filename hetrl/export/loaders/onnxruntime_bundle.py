@@ -43,7 +43,8 @@ def _step(entry, session, tensors, after):
             tensors[port["tensor"]] = result
         else:
             tensors[port["tensor"]][_part(port)] = result
-    time.sleep((time.perf_counter() - begin) * (1 / entry["duty"] - 1))
+    if entry["duty"] < 1:
+        time.sleep((time.perf_counter() - begin) * (1 / entry["duty"] - 1))
 
 
 def _part(port):
