@@ -26,6 +26,13 @@ INTERNAL = 70  # EX_SOFTWARE: a defect of hetrl
 class Commands(TyperGroup):
     """Imports `hetrl.cli.<name>` when the command is asked for."""
 
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            raise
+
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
 
@@ -63,7 +70,6 @@ def run(arguments: Sequence[str]) -> int:
     try:
         status = typer.main.get_command(app)(list(arguments), prog_name="hetrl", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
-        print("interrupted", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
         if os.environ.get("HETRL_DEBUG") == "1":

@@ -143,7 +143,7 @@ def refuse_existing(out: Path) -> None:
         raise _exists(out)
     if out.suffix.lower() in _OTHER_ARCHIVES:
         raise UsageError(f"{out}: a bundle is a folder or a zip file", "give a name without an ending, or with .zip")
-    around = next((folder for folder in out.absolute().parents if _is_open_bundle(folder)), None)
+    around = next((folder for folder in (out.parent / "any").resolve().parents if _is_open_bundle(folder)), None)
     if around is not None:
         raise UsageError(f"{out} is in the bundle {around}, which would not be whole then", "give another --out")
 
