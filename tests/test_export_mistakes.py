@@ -10,9 +10,11 @@ import time
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from msgspec.structs import replace
+from onnx import TensorProto, helper
 
 import hetrl
 from hetrl.cli.main import run
