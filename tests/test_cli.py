@@ -277,7 +277,7 @@ def test_debugging_shows_the_traceback(api: Api, monkeypatch: pytest.MonkeyPatch
 def test_interrupts_exit_with_130(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     api.answers["tune"] = KeyboardInterrupt()
     assert run(["train", *ON_D1]) == 130
-    assert capsys.readouterr() == ("", "")
+    assert capsys.readouterr() == ("", "interrupted\n")
     api.answers["tune"] = result(interrupted=True)
     assert run(["train", *ON_D1]) == 130
     assert "runs/vgg16-d1/plan.json" in capsys.readouterr().out

@@ -333,7 +333,9 @@ class TestCommandLine:
         onnx.save(model, tmp_path / "tiny.onnx", save_as_external_data=True, location="weights", size_threshold=0)
         (tmp_path / "weights").unlink()
         refuse(
-            "--device host", "tiny.onnx has no weights, without which it cannot run; draw them with --seeded-weights"
+            "--device host",
+            "tiny.onnx has no weights (not in weights, beside it), without which it cannot run; "
+            "draw them with --seeded-weights",
         )
         words = "search --sampler random --model tiny.onnx --device host --seeded-weights 0 --budget 4 --quiet"
         assert run(words.split()) == 0

@@ -125,8 +125,11 @@ def summarize(result: Result, asked: Asked) -> None:
         words = [word for option in _repeated(asked).items() for word in option]
         words += [word for shape in asked.input_shape or () for word in ("--input-shape", shape)]
         command = shlex.join(["hetrl", "compare", *words, "--plan", result.plan_path])
-        output.show(f"next       hetrl plan show {shlex.quote(result.plan_path)}", f"           {command}")
-        output.show("           hetrl export --list   (into an app)")
+        output.show(
+            f"next       hetrl plan show {shlex.quote(result.plan_path)}",
+            "           hetrl export --list   (into an app)",
+            f"           {command}",
+        )
         if result.interrupted and result.run:
             output.show(f"           the same command with --resume {shlex.quote(result.run)} goes on")
 

@@ -34,7 +34,7 @@ def constant_results(
             results = _run(node, inputs, opsets, ir_version)
     except Exception as error:  # the reference implementation raises anything
         raise ModelError(f"the constant {label(node)} cannot be computed: {error}") from error
-    return {name: array for name, array in zip(node.output, results, strict=False) if name}
+    return dict(zip([name for name in node.output if name], results, strict=False))
 
 
 def dequantized(node: onnx.NodeProto, values: Sequence[Array]) -> Array:
