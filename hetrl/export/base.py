@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from hetrl.export.weighted import Weighted
 
 GROUP = "hetrl.exporters"
+OF_MODEL = "model"  # the field of a limit that no other plan gets around
 
 
 class Limit(msgspec.Struct, frozen=True):

@@ -19,6 +19,7 @@ from hetrl.device_bridge.host.opening import HOST
 from hetrl.device_bridge.runner.engines.ncnn import blob_name, library
 from hetrl.errors import PlanError
 from hetrl.export.base import (
+    OF_MODEL,
     Carries,
     Check,
     Claims,
@@ -91,7 +92,7 @@ class Ncnn(Exporter):
     def claims(self, plan: Plan, graph: OperatorGraph) -> Claims:
         found = super().claims(plan, graph)
         unknown = {node.op_type: node.id for node in graph.nodes if not has_layer(node)}
-        limits = [Limit("segments", f"ncnn cannot run {name!r}: there is no {kind}") for kind, name in unknown.items()]
+        limits = [Limit(OF_MODEL, f"ncnn cannot run {name!r}: there is no {kind}") for kind, name in unknown.items()]
         return Claims((*found.refused, *limits), found.left_out)
 
     def write(self, order: Order, folder: Path) -> None:

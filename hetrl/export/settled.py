@@ -11,7 +11,7 @@ from hetrl.accuracy import PREDICTED_DROPS
 from hetrl.compression import NO_COMPRESSION
 from hetrl.condition import Condition
 from hetrl.errors import Infeasible, UsageError
-from hetrl.export.base import Claims, Exporter, Limit, Order, Wish, grouped
+from hetrl.export.base import OF_MODEL, Claims, Exporter, Limit, Order, Wish, grouped
 from hetrl.export.expected import condition_of, in_sequence, predicted, promise
 from hetrl.export.whole import whole_model
 from hetrl.export.writing import Said
@@ -31,6 +31,7 @@ def as_it_is(exporter: Exporter, given: Order, graph: OperatorGraph) -> tuple[Or
     :raises Infeasible: the format cannot carry it.
     """
     claims = exporter.claims(given.plan, given.graph)
+    _require_model(exporter, claims)
     if claims.refused:
         raise Infeasible(
             f"{exporter.name} cannot carry the plan: {_in_words(claims.refused)}",
@@ -58,6 +59,7 @@ def lowered(exporter: Exporter, given: Order, graph: OperatorGraph, objective: O
     plan, condition = given.plan, condition_of(given.plan)
     claims = exporter.claims(plan, given.graph)
     limits = (*claims.refused, *claims.left_out)
+    _require_model(exporter, claims)
     if not limits:
         return as_it_is(exporter, given, graph)
     if given.spec is None:
@@ -80,6 +82,13 @@ def lowered(exporter: Exporter, given: Order, graph: OperatorGraph, objective: O
     expected = _expected(exporter, order, graph, condition, again, 0.0 if whole else drop_pct)
     changed = tuple(limit for limit in limits if limit not in again.left_out)
     return order, Said(expected, again.left_out, changed, before)
+
+
+def _require_model(exporter: Exporter, claims: Claims) -> None:
+    """:raises Infeasible: the format carries no plan of the model."""
+    found = [limit for limit in claims.refused if limit.field == OF_MODEL]
+    if found:
+        raise Infeasible(f"{exporter.name} cannot carry the model: {found[0].reason}", "choose another format")
 
 
 def _expected(

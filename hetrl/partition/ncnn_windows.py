@@ -149,10 +149,12 @@ def batch_norm(scope: Scope) -> list[Layer]:
 
 
 def instance_norm(scope: Scope) -> list[Layer]:
-    slope, bias = scope.weights(1, "scale"), scope.weights(2, "bias")
+    """InstanceNorm is for maps; groups of one channel are the same for rows (torch exports group norms so)."""
+    slope, bias, epsilon = scope.weights(1, "scale"), scope.weights(2, "bias"), scope.number("epsilon", 1e-5)
+    if len(scope.shape_in) == 2:
+        return [scope.layer("GroupNorm", {0: len(slope), 1: len(slope), 2: epsilon, 3: 1}, Weight(slope), Weight(bias))]
     scope.map_size(scope.node.input[0])
-    params: Params = {0: len(slope), 1: scope.number("epsilon", 1e-5), 2: 1}
-    return [scope.layer("InstanceNorm", params, Weight(slope), Weight(bias))]
+    return [scope.layer("InstanceNorm", {0: len(slope), 1: epsilon, 2: 1}, Weight(slope), Weight(bias))]
 
 
 def group_norm(scope: Scope) -> list[Layer]:
