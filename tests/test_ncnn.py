@@ -124,7 +124,9 @@ OPERATORS: dict[str, Callable[[], onnx.ModelProto]] = {
     "matmul both": lambda: one("MatMul", {"x": (1, 2, 5, 8), "z": (1, 2, 8, 7)}),
     "batch norm": lambda: one("BatchNormalization", X, BN, epsilon=1e-3),
     "instance norm": lambda: one("InstanceNormalization", X, {"s": _random(8), "b": _random(8)}),
-    "instance norm of rows": lambda: one("InstanceNormalization", {"x": (1, 8, 30)}, {"s": _random(8), "b": _random(8)}),
+    "instance norm of rows": lambda: one(
+        "InstanceNormalization", {"x": (1, 8, 30)}, {"s": _random(8), "b": _random(8)}
+    ),
     "group norm": lambda: group_norm(IMAGE, 4),
     "group norm by group": lambda: group_norm(IMAGE, 4, 18),
     "group norm odd": lambda: group_norm((1, 15, 5, 7), 3),
