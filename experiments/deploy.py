@@ -223,7 +223,7 @@ def report(rows: list[dict], host: list[dict]) -> str:
         "",
         f"OpenVINO reports as many submodels as the plan has segments for {len(same)} of {len(alone)} plans that share "
         "nothing. Where a network has branches, HETERO joins segments of one device that touch, and cuts what would "
-        "wait for itself; `hetrl validate` holds the count against the one that the exporter saw.",
+        "wait for itself: `hetrl validate` holds the count against pieces of one device that touch.",
     ]
     if host:
         lines += [

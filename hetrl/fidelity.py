@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import numpy as np
+import onnx
 
 from hetrl.errors import ModelError
 from hetrl.graph import Node, OperatorGraph
@@ -15,6 +16,7 @@ MAX_QUANTIZED_ERROR = 5e-2
 """The same of models that quantize activations: engines round some numbers a step (0.4 %) up that others round down."""
 MAX_OF_PRECISION = {"fp16": 1e-2, "bf16": 5e-2}
 """The same by what a processor calculates in; bfloat16 rounds to 8 bits, 0.4 % at most each time."""
+_DENSE = ("MatMul", "Gemm")
 _QUANTIZING = frozenset({"QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul"})
 
 
@@ -26,8 +28,17 @@ def quantizes(graph: OperatorGraph) -> bool:
     return any(node.op_type in _QUANTIZING or _narrow_dense(node) for node in graph.nodes)
 
 
+def rounds(model: onnx.ModelProto) -> bool:
+    """Whether ONNX Runtime rounds activations to integers in a model: see `quantizes`."""
+    widened = {name for node in model.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+    return any(
+        node.op_type in _QUANTIZING or (node.op_type in _DENSE and not widened.isdisjoint(node.input))
+        for node in model.graph.node
+    )
+
+
 def _narrow_dense(node: Node) -> bool:
-    return node.op_type in ("MatMul", "Gemm") and 0 < node.weight_bytes < 2 * node.weight_elements
+    return node.op_type in _DENSE and 0 < node.weight_bytes < 2 * node.weight_elements
 
 
 def usual_output_error(graph: OperatorGraph) -> float:

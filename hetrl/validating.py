@@ -17,7 +17,7 @@ from hetrl.errors import PlanError, UsageError
 from hetrl.export.base import Check, Moved, Tried, engines_used, find_exporter, merged, moved_words
 from hetrl.export.bundle import Bundle, Manifest, Refused, open_bundle, versions_of
 from hetrl.export.claims import general_claims
-from hetrl.export.expected import engine_set
+from hetrl.export.expected import SAME, engine_set
 from hetrl.export.places import machine_of
 from hetrl.export.samples import samples
 from hetrl.export.timing import REPEATS, interval_ms
@@ -29,9 +29,7 @@ from hetrl.objective import Objective
 from hetrl.plan import Evidence, Expected, Plan, load_plan
 from hetrl.plan_check import check_plan
 
-SAME = 1e-5  # of a promise: plan files hold six digits
 ANY_ERROR = 1e9  # outputs are judged here, by their precision
-HANDING_MS = 0.05  # a segment: a bundle's loader hands it to a thread, 0.02 ms on an idle computer
 SLOWER = 1.15  # than promised, on the promise's own machine: the surrogate's error on it, and a busy machine's
 
 
@@ -89,7 +87,9 @@ def _tried(bundle: Bundle, checks: list[Check], repeats: int) -> Validation:
         checks += exporter.text_checks(bundle)
         return Validation(ok=_all(checks), format=exporter.name, checks=tuple(checks))
     inputs, wanted = samples(bundle)
-    if not wanted or manifest.tolerance != exporter.tolerance(manifest.plan, quantized=manifest.quantized):
+    if not wanted or manifest.tolerance != exporter.tolerance(
+        manifest.plan, quantized=exporter.quantized(bundle.folder)
+    ):
         raise Refused("the bundle has no outputs, or a tolerance of its own", "export the plan again")
     tried = exporter.load_and_run(bundle, inputs, repeats)
     checks += [
@@ -133,7 +133,7 @@ def _latency(manifest: Manifest, latency_ms: float, interval: tuple[float, float
     if reason is not None:
         return Check("latency", None, f"{here}; {promised}, which cannot be held against it: {reason}")
     low, _ = interval or (latency_ms, latency_ms)
-    handing_ms = HANDING_MS * len(manifest.plan.segments)
+    handing_ms = find_exporter(manifest.format).handing_ms * len(manifest.plan.segments)
     allowed = f"{100 * SLOWER - 100:.0f} % and {handing_ms:.2f} ms above that are allowed"
     keeps = low <= expected.latency_ms * SLOWER + handing_ms
     hint = "" if keeps else "; `hetrl doctor` says what else runs here"
@@ -255,10 +255,9 @@ def _promise(plan: Plan, measured: Measurement, device: str) -> Check:
     promised = f"promised {expected.latency_ms:.4g} ms, {expected.evidence.value}"
     if device != plan.device:
         return Check("latency", None, f"{here} on {device}; {promised} on {plan.device}, which is another device")
-    if measured.evidence is not Evidence.MEASURED or not measured.samples_ms[1:]:
-        if expected.evidence is measured.evidence:  # the same calculation
-            return Check("latency", abs(latency_ms - expected.latency_ms) <= SAME * latency_ms, f"{here}; {promised}")
-        return Check("latency", low <= expected.latency_ms <= high, f"{here}; {promised}")
+    if measured.evidence is not Evidence.MEASURED:  # a device file that was fitted anew says something else
+        close = abs(latency_ms - expected.latency_ms) <= SAME * latency_ms
+        return Check("latency", close or low <= expected.latency_ms <= high, f"{here}; {promised}")
     detail = f"{here}; {promised}; up to {100 * SLOWER - 100:.0f} % above that is allowed"
     return Check("latency", low <= expected.latency_ms * SLOWER, detail)
 

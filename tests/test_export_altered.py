@@ -16,6 +16,7 @@ from hetrl.partition.ncnn_layer import NO_VULKAN
 from hetrl.plan import Plan
 from hetrl.validating import Validation, validate_bundle
 from tests.export_help import exported, random_model, random_plans, reseal, shared_plans
+from tests.test_quantized_models import narrow_weights
 
 
 def shared(model: Path) -> Plan:
@@ -184,6 +185,25 @@ def one_forgotten(out: Path, document: Any) -> None:
 def test_affinities_of_another_plan(choose: Callable[[Path], Plan], alter: Any, tmp_path: Path) -> None:
     found = altered(choose, "openvino", tmp_path, alter, "affinity.json")
     assert not found.ok and "does not take" not in str(found.checks), found.checks
+
+
+def test_operators_that_no_plan_has_stay_with_their_own(tmp_path: Path) -> None:
+    """What widens int8 weights is on the device of the convolution that reads them."""
+    model = narrow_weights(tmp_path / "m.onnx")
+    plan = unshared(model)
+    exported(plan, model, "openvino", tmp_path / "out")
+    assert validate_bundle(tmp_path / "out", repeats=1).ok
+    document = json.loads((tmp_path / "out" / "affinity.json").read_text())
+    devices = [device["name"] for device in document["devices"]]
+    added = [n for n in document["operators"] if n.split(".")[0] in {"convert", "subtract", "multiply"} or n == "wide"]
+    assert added
+    for name in added:
+        document["operators"][name] = devices[1 - devices.index(document["operators"][name])]
+    for count in range(1, 9):
+        (tmp_path / "out" / "affinity.json").write_text(json.dumps(document | {"submodels": count}))
+        reseal(tmp_path / "out")
+        found = validate_bundle(tmp_path / "out", repeats=1)
+        assert not found.ok and "that it touches" in str(found.checks)
 
 
 def test_affinities_that_openvino_does_not_keep_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,6 +104,20 @@ def test_frames_are_priced_and_can_be_kept(format_name: str, tmp_path: Path) -> 
     assert rates[0] > 0.05 >= rates[1]
 
 
+@pytest.mark.parametrize("format_name", ["mnn", "tflite", "band", "mace"])
+@pytest.mark.parametrize("window", [None, 1])
+def test_settings_that_kept_frames_are_made_up_for(format_name: str, window: int | None, tmp_path: Path) -> None:
+    """A queue window of 1 keeps the frames, and most formats lose it; MACE has it, so that such a plan stays."""
+    given = replace(hand_plan("resnet18", "mace_gpu_image"), queue_window=window)
+    limit = Objective(max_frame_drop_rate=0.02)
+    done, kept = lowered(given, tmp_path, format_name, Asked(model="resnet18", objective=limit))
+    row = hetrl.measure("resnet18", "d1", plan=replace(kept, expected=None))
+    assert row.frame_drop_rate is not None and row.frame_drop_rate <= 0.02
+    assert done.expected is None or done.expected.latency_ms == row.latency_ms
+    if format_name == "mace" and window:
+        assert replace(kept, expected=None) == given
+
+
 def test_frames_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     plan = str(written(hand_plan("resnet18", "mulayer"), tmp_path))
     asked = ["export", plan, "--format", "mace", "--lower", "--out"]

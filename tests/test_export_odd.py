@@ -86,6 +86,75 @@ def test_sizes_that_a_reader_works_out_stay_in_their_piece(format_name: str, tmp
         assert found.ok, found.checks
 
 
+def conv(source: str, result: str) -> onnx.NodeProto:
+    return helper.make_node("Conv", [source, "w"], [result], pads=[1, 1, 1, 1])
+
+
+def one(op_type: str, source: str, result: str, **attributes: int) -> onnx.NodeProto:
+    return helper.make_node(op_type, [source], [result], **attributes)
+
+
+ODD_NODES = {
+    "chains that do nothing": [
+        conv("x", "a"), one("Dropout", "a", "b"), one("Cast", "b", "c", to=TensorProto.FLOAT), conv("c", "y"),
+    ],
+    "chains the other way round": [
+        conv("x", "a"), one("Cast", "a", "b", to=TensorProto.FLOAT), one("Dropout", "b", "c"), conv("c", "y"),
+    ],
+    "names like those of parts": [
+        conv("x", "a@1.0"), one("Relu", "a@1.0", "b@0.1"), conv("b@0.1", "c@99.7"), one("Relu", "c@99.7", "y"),
+    ],
+    "a second result like a part": [
+        conv("x", "a"),
+        helper.make_node("Split", ["a"], ["s", "t@99.0"], axis=1),
+        one("Relu", "s", "r"), one("Sigmoid", "t@99.0", "u"),
+        helper.make_node("Concat", ["r", "u"], ["z"], axis=1),
+        conv("z", "y"),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("format_name", ["onnxruntime", "onnxruntime-annotated", "openvino"])
+@pytest.mark.parametrize("nodes", ODD_NODES.values(), ids=ODD_NODES)
+def test_operators_whose_names_are_odd_or_lost(nodes: list[onnx.NodeProto], format_name: str, tmp_path: Path) -> None:
+    weight = onnx.numpy_helper.from_array(np.random.default_rng(0).normal(size=(8, 8, 3, 3)).astype(np.float32), "w")
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, (1, 8, 16, 16)) for name in ("x", "y")]
+    check_plans(nodes, ends, [weight], format_name, tmp_path)
+
+
+@pytest.mark.parametrize("first", ["", "Y"])
+@pytest.mark.parametrize("format_name", ["onnxruntime", "onnxruntime-annotated", "openvino"])
+def test_operators_whose_first_result_nobody_reads(first: str, format_name: str, tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    weights = [
+        onnx.numpy_helper.from_array(draw.normal(size=shape).astype(np.float32), name)
+        for name, shape in (("W", (1, 16, 8)), ("R", (1, 16, 4)))
+    ]
+    nodes = [helper.make_node("LSTM", ["x", "W", "R"], [first, "h"], hidden_size=4), one("Relu", "h", "y")]
+    shapes = (("x", (5, 1, 8)), ("y", (1, 1, 4)))
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes]
+    check_plans(nodes, ends, weights, format_name, tmp_path)
+
+
+def check_plans(
+    nodes: list[onnx.NodeProto],
+    ends: list[onnx.ValueInfoProto],
+    weights: list[TensorProto],
+    format_name: str,
+    folder: Path,
+) -> None:
+    """The most mixed and the most shared of some plans hold in a runtime."""
+    graph = helper.make_graph(nodes, "odd", ends[:1], ends[1:], weights)
+    path = folder / "odd.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    plans = random_plans(path, 40)
+    mixed = sorted(plans, key=lambda plan: (-len(plan.processors), -len(plan.segments)))
+    for number, plan in enumerate((mixed[0], mixed[1], max(plans, key=lambda plan: plan.splits))):
+        exported(plan, path, format_name, folder / f"out{number}")
+        found = validate_bundle(folder / f"out{number}", repeats=1)
+        assert found.ok, (plan.segments, found.checks)
+
+
 def test_whole_numbers_go_in(tmp_path: Path) -> None:
     nodes = [helper.make_node("Gather", ["table", "i"], ["rows"]), helper.make_node("ReduceSum", ["rows"], ["y"])]
     table = onnx.numpy_helper.from_array(np.arange(12, dtype=np.float32).reshape(4, 3), "table")

@@ -112,7 +112,7 @@ def test_parts_of_int8_dense_layers_are_int8(tmp_path: Path) -> None:
     path = narrow_weights(tmp_path / "m.onnx", dense=True)
     assert quantizes(load_graph(path))
     errors, pieces = executed(path, tmp_path, 6)
-    assert max(errors) < MAX_QUANTIZED_ERROR
+    assert max(errors) < 0.01
     weights = [t for piece in pieces for t in piece.graph.initializer if t.name.startswith("v") and len(t.dims) == 2]
     assert {t.data_type for t in weights} == {TensorProto.INT8}
     assert {t.dims[1] for t in weights} > {8}
@@ -140,7 +140,7 @@ def test_quantized_networks_are_exported_with_int8_weights(format_name: str, tmp
         found = validate_bundle(out, repeats=1)
         assert found.ok, found.checks
         with open_bundle(out) as bundle:
-            assert bundle.manifest.quantized and bundle.manifest.tolerance == MAX_QUANTIZED_ERROR
+            assert bundle.manifest.tolerance == MAX_QUANTIZED_ERROR
             weights = [f for f in bundle.manifest.files if f.path.endswith(".bin")]
         if weights:
             assert sum(f.bytes for f in weights) < 0.5 * floats
@@ -163,6 +163,61 @@ def test_a_tolerance_is_not_the_bundles_to_choose(tmp_path: Path) -> None:
     reseal(tmp_path / "out", tolerance=MAX_QUANTIZED_ERROR)
     found = validate_bundle(tmp_path / "out", repeats=1)
     assert not found.ok and "a tolerance of its own" in found.checks[-1].detail
+
+
+def dense_model(path: Path, axis: int, kind: int = TensorProto.INT8) -> Path:
+    """A dense layer of 16 inputs and 12 outputs after a ReLU, with scales along an axis."""
+    draw = np.random.default_rng(0)
+    low, high = (-7, 8) if kind == TensorProto.INT4 else (-127, 128)
+    weight = helper.make_tensor("w", kind, (16, 12), draw.integers(low, high, (16, 12)).reshape(-1).tolist())
+    scale = numpy_helper.from_array(draw.uniform(0.01, 1, (16, 12)[axis]).astype(np.float32), "scale")
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"]),
+        helper.make_node("DequantizeLinear", ["w", "scale"], ["wide"], axis=axis),
+        helper.make_node("MatMul", ["r", "wide"], ["y"]),
+    ]
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in (("x", (1, 16)), ("y", (1, 12)))]
+    graph = helper.make_graph(nodes, "dense", ends[:1], ends[1:], [weight, scale])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
+    return path
+
+
+@pytest.mark.parametrize(("axis", "kept"), [(0, False), (1, True)])
+def test_scales_along_the_summed_axis_are_worked_in(axis: int, kept: bool, tmp_path: Path) -> None:
+    """OpenVINO is wrong about those; all engines agree on what is left."""
+    errors, pieces = executed(dense_model(tmp_path / "m.onnx", axis), tmp_path, 6)
+    assert max(errors) < (0.01 if kept else 1e-5)
+    types = {node.op_type for piece in pieces for node in piece.graph.node}
+    assert ("DequantizeLinear" in types) is kept
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_four_bit_weights_can_be_cut(axis: int, tmp_path: Path) -> None:
+    """Two numbers are in a byte: they are widened before."""
+    errors, _ = executed(dense_model(tmp_path / "m.onnx", axis, TensorProto.INT4), tmp_path, 6)
+    assert max(errors) < 0.01
+
+
+@pytest.mark.parametrize("format_name", ["onnxruntime", "onnxruntime-annotated", "openvino", "ncnn"])
+def test_segments_that_read_the_same_int8_weights(format_name: str, tmp_path: Path) -> None:
+    """Each has an operator of its own that widens them."""
+    path = narrow_weights(tmp_path / "m.onnx")
+    plans = [p for p in random_plans(path, 80) if not p.splits and len(p.processors) == 2]
+    pairs = [(p, [next(s for s in p.segments if name in s.nodes) for name in ("c", "again")]) for p in plans]
+    apart = next(plan for plan, (one, other) in pairs if one != other)
+    exported(apart, path, format_name, tmp_path / "out")
+    found = validate_bundle(tmp_path / "out", repeats=1)
+    assert found.ok, found.checks
+
+
+def test_a_bundle_does_not_say_that_it_rounds(tmp_path: Path) -> None:
+    """Whether it does is looked up in its files: outputs that are 3 % off are wrong where nothing is rounded."""
+    path = narrow_weights(tmp_path / "m.onnx")
+    exported(random_plans(path, 1)[0], path, "onnxruntime", tmp_path / "out")
+    sample = tmp_path / "out" / "sample-output-0.npy"
+    np.save(sample, np.load(sample) * np.float32(1.03))
+    reseal(tmp_path / "out")
+    assert not validate_bundle(tmp_path / "out", repeats=1).ok
 
 
 @settings(max_examples=60, deadline=None)

@@ -22,6 +22,7 @@ from hetrl.export.places import Places, copy_weights
 from hetrl.export.texts import read_json, write_json
 from hetrl.export.timing import timed_ms
 from hetrl.export.whole import KEYS, annotate, whole_model
+from hetrl.fidelity import rounds
 from hetrl.graph.single import Array
 from hetrl.partition import require_engines
 from hetrl.plan import Axis, Plan
@@ -83,6 +84,9 @@ class AnnotatedOnnxRuntime(Exporter):
             "one session runs its nodes one after the other, also those on different devices",
             "with two providers ONNX Runtime 1.31 refuses some subsets of nodes, unlike the format onnxruntime",
         )
+
+    def quantized(self, folder: Path) -> bool:
+        return rounds(onnx.load(folder / MODEL, load_external_data=False))
 
     def load_and_run(self, bundle: Bundle, inputs: Mapping[str, Array], repeats: int) -> Tried:
         require_engines(["onnxruntime"])

@@ -192,6 +192,7 @@ class Exporter(ABC):
     :cvar summary: a line for `hetrl export --list`.
     :cvar engines: of plans whose times are its own.
     :cvar by_precision: calculates in what the plan's processors do; otherwise in float32, whatever they are.
+    :cvar handing_ms: what the bundle's loader takes to hand a segment on, which no plan's promise has.
     :cvar packages: software whose version a bundle names, distribution by name.
     """
 
@@ -201,6 +202,7 @@ class Exporter(ABC):
     needs_weights = True
     engines: frozenset[str] = frozenset()
     by_precision = False
+    handing_ms = 0.0
     packages: Mapping[str, str] = {}
 
     def claims(self, plan: Plan, graph: OperatorGraph) -> Claims:
@@ -239,6 +241,10 @@ class Exporter(ABC):
         """
         precisions = {name.split("/")[2] for name in plan.processors} if self.by_precision else ()
         return allowed_error(precisions, quantized=quantized)
+
+    def quantized(self, folder: Path) -> bool:
+        """Whether what is in a bundle makes its runtime round activations to integers: those are rounded elsewhere."""
+        return False
 
     def notes(self, order: Order) -> tuple[str, ...]:
         """What a user should know of this bundle, a sentence each."""

@@ -68,7 +68,6 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     :param left_out: of the plan; `lowered`: of the plan that the user gave, for whose sake this one was found.
     :param given: what was expected of the plan that the user gave, where that is another or lost something.
     :param machine: which computer the plan's device was, where that is the one that the plan was exported on.
-    :param quantized: the model rounds activations to integers, which runtimes do a step up or down.
     :param tolerance: how far outputs may be off: largest difference over largest value.
     :param versions: of what the files were made with.
     :param sha256: of this manifest with this field empty.
@@ -83,7 +82,6 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     lowered: tuple[Limit, ...]
     given: Expected | None
     machine: str | None
-    quantized: bool
     tolerance: float
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]

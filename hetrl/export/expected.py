@@ -16,6 +16,8 @@ from hetrl.measurement import Measurement
 from hetrl.plan import Axis, Expected, Part, Plan, Segment
 from hetrl.plan_check import model_ref
 
+SAME = 1e-5  # of a promise: plan files hold six digits
+
 
 def engine_set(plan: Plan, spec: DeviceSpec) -> str:
     """The device's engine set that the plan was made in: of the sets with its processors, one of just its engines.

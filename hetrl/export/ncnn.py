@@ -285,10 +285,7 @@ def _elsewhere(plan: Plan, settings: Settings, stays: Mapping[str, bool]) -> str
     """
     places, found = Places(plan), {}
     for operator, layer in settings.operators.items():
-        try:
-            planned = places.processor(operator)
-        except LookupError:
-            planned = layer
+        planned = places.processor(operator)
         if layer not in stays:
             return f"{SIDECAR} has the layer {layer!r} for {operator!r}, which is not in the net"
         if planned is not None:

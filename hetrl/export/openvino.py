@@ -25,8 +25,8 @@ from hetrl.export.base import (
     unit_kind,
 )
 from hetrl.export.bundle import Bundle, Manifest, Refused, versions_of
-from hetrl.export.openvino_ir import folded, placed_operators, with_own_constants
-from hetrl.export.openvino_places import fewest_pieces, misplaced, mixed
+from hetrl.export.openvino_ir import NARROW, folded, placed_operators, with_own_constants
+from hetrl.export.openvino_places import elsewhere, fewest_pieces, mixed, unnamed
 from hetrl.export.places import MOST_CORES, Places, copy_weights, cores_of
 from hetrl.export.texts import read_json, write_json
 from hetrl.export.timing import timed_ms
@@ -61,12 +61,14 @@ class Affinity(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """What the loader reads.
 
     :param operators: device by friendly name, of every operator of the IR.
+    :param unnamed: operators of the plan that OpenVINO has made part of others.
     :param submodels: into which HETERO cut it when the bundle was made: it loads.
     """
 
     schema: Literal["hetrl.affinity/1"] = "hetrl.affinity/1"
     devices: tuple[DeviceEntry, ...]
     operators: dict[str, str]
+    unnamed: tuple[str, ...]
     submodels: int
 
 
@@ -110,7 +112,8 @@ class OpenVino(Exporter):
             for name in (MODEL, "model.bin"):
                 shutil.move(place / name, folder / name)
         operators = {name: by_processor[processor] for name, processor in sorted(placed.items())}
-        affinity = Affinity(devices=devices, operators=operators, submodels=0)
+        lost = unnamed(read, [node.name for node in model.graph.node])
+        affinity = Affinity(devices=devices, operators=operators, unnamed=lost, submodels=0)
         write_json(folder / SIDECAR, affinity)
         count = _submodels(_compiled(folder, core), affinity)
         write_json(folder / SIDECAR, replace(affinity, submodels=count))
@@ -132,6 +135,11 @@ class OpenVino(Exporter):
             f"{device.processor} is the device {device.name}, another instance of the plugin {device.plugin}"
             for device in more
         )
+
+    def quantized(self, folder: Path) -> bool:
+        text = (folder / MODEL).read_text(encoding="utf-8")
+        narrow = any(f'"{kind}"' in text for kind in NARROW)
+        return 'type="FakeQuantize"' in text or (narrow and 'type="MatMul"' in text)
 
     def load_and_run(self, bundle: Bundle, inputs: Mapping[str, Array], repeats: int) -> Tried:
         require_engines(["openvino"])
@@ -203,7 +211,8 @@ def _profiled(folder: Path, core: Any, inputs: Mapping[str, Array]) -> tuple[str
 def _placement(manifest: Manifest, affinity: Affinity, model: Any, count: int, profiled: Sequence[str]) -> Check:
     """Every operator marked for the plan's device, and HETERO's own word of the pieces that it made of that."""
     by_device = {device.name: device.processor for device in affinity.devices}
-    wrong = misplaced(model, {n: by_device[d] for n, d in affinity.operators.items()}, Places(manifest.plan))
+    processors = {name: by_device[device] for name, device in affinity.operators.items()}
+    wrong = elsewhere(model, processors, Places(manifest.plan), affinity.unnamed)
     wrong = wrong or mixed(profiled, affinity.operators)
     if wrong is not None:
         return Check("placement", False, wrong)

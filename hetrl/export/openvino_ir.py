@@ -9,7 +9,7 @@ import onnx
 
 from hetrl.export.whole import WholeModel
 
-_NARROW = ("i8", "u8", "i4", "u4")
+NARROW = ("i8", "u8", "i4", "u4")
 
 
 def with_own_constants(whole: WholeModel) -> onnx.ModelProto:
@@ -41,7 +41,7 @@ def folded(read: Any) -> Any:
     from openvino.passes import ConstantFolding, Manager
 
     constants = [o for o in read.get_ordered_ops() if o.get_type_name() == "Constant"]
-    narrow = [o for o in constants if o.get_element_type().get_type_name() in _NARROW]
+    narrow = [o for o in constants if o.get_element_type().get_type_name() in NARROW]
     stand_ins = [opset8.parameter(o.get_output_shape(0), o.get_element_type()) for o in narrow]
     read.add_parameters(stand_ins)
     for constant, stand_in in zip(narrow, stand_ins, strict=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from hetrl.export.places import Places
@@ -12,23 +12,63 @@ _PIECE = re.compile(r"subgraph(\d+): (.*)", re.DOTALL)  # of a node's name in HE
 _NO_WORK = ("Parameter", "Constant", "Result")
 
 
-def misplaced(model: Any, processors: Mapping[str, str], places: Places) -> str | None:
+def unnamed(model: Any, nodes: Iterable[str]) -> tuple[str, ...]:
+    """Those of some ONNX operators whose results have no name in an IR: OpenVINO has made them part of others."""
+    named = {
+        name for operator in model.get_ordered_ops() for output in operator.outputs() for name in output.get_names()
+    }
+    return tuple(node for node in nodes if node not in named)
+
+
+def elsewhere(model: Any, processors: Mapping[str, str], places: Places, vanished: Collection[str]) -> str | None:
     """What is wrong with where the operators of an IR are, if anything is.
 
     An ONNX operator without an operator of its own (Identity) gives its result's name to another one.
 
     :param model: OpenVINO's.
     :param processors: by friendly name of OpenVINO's operators.
+    :param vanished: see `unnamed`.
     """
     found: dict[str, str] = {}
+    planned: set[str] = set()
     for operator in model.get_ordered_ops():
         processor = processors[operator.get_friendly_name()]
         for output in operator.outputs() if operator.get_type_name() != "Result" else ():
-            names = output.get_names()
-            planned = {name: places.processor(name) for name in names}
-            shares = processor in planned.values()
-            found |= {name: (planned[name] or processor) if shares else processor for name in names}
-    return places.misplaced(found)
+            wanted = {name: places.processor(name) for name in output.get_names()}
+            shares = processor in wanted.values()
+            found |= {name: (wanted[name] or processor) if shares else processor for name in wanted}
+            planned |= {operator.get_friendly_name()} if any(wanted.values()) else set()
+    nameless = {places.processor(name) for name in vanished}  # the plan's own may be among the others there
+    known = {name: processor for name, processor in processors.items() if processor not in nameless}
+    return places.misplaced(found, vanished) or _astray(model, known, planned)
+
+
+def _astray(model: Any, processors: Mapping[str, str], planned: Collection[str]) -> str | None:
+    """An operator that OpenVINO or the exporter has added, and that is with none of the plan's that it touches.
+
+    :param processors: of the operators in question.
+    """
+    beside: dict[str, set[str]] = {operator.get_friendly_name(): set() for operator in model.get_ordered_ops()}
+    for source, reader in _edges(model):
+        beside[source].add(reader)
+        beside[reader].add(source)
+    held, waiting = set(planned), list(planned)
+    while waiting:
+        name = waiting.pop()
+        new = {other for other in beside[name] - held if processors.get(other) == processors.get(name)}
+        held |= new
+        waiting += new
+    lost = next((name for name in processors if beside.get(name) and name not in held), None)
+    return None if lost is None else f"{lost!r} is with none of the plan's operators that it touches"
+
+
+def _edges(model: Any) -> list[tuple[str, str]]:
+    """From whom to whom values go, by friendly names."""
+    return [
+        (value.get_source_output().get_node().get_friendly_name(), operator.get_friendly_name())
+        for operator in model.get_ordered_ops()
+        for value in operator.inputs()
+    ]
 
 
 def fewest_pieces(model: Any, devices: Mapping[str, str]) -> tuple[int, bool]:
@@ -39,11 +79,7 @@ def fewest_pieces(model: Any, devices: Mapping[str, str]) -> tuple[int, bool]:
     """
     operators = list(model.get_ordered_ops())
     piece = {operator.get_friendly_name(): number for number, operator in enumerate(operators)}
-    edges = [
-        (value.get_source_output().get_node().get_friendly_name(), operator.get_friendly_name())
-        for operator in operators
-        for value in operator.inputs()
-    ]
+    edges = _edges(model)
     root = list(range(len(operators)))
 
     def find(number: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from hetrl.device_bridge.blobs import BlobStore
@@ -45,43 +45,38 @@ class Places:
         self._segment = {node: number for number, segment in enumerate(plan.segments) for node in segment.nodes}
 
     def processor(self, name: str) -> str | None:
-        """Of an operator, or of what was added to a part; None for names that are not the plan's.
-
-        :raises LookupError: of a part that the plan does not have.
-        """
+        """Of an operator, or of what was added to a part; None for names that are not the plan's."""
         number = self._segment.get(name)
         if number is not None:
             return self._plan.segments[number].parts[-1].processor
         part = _PART.search(name)
         if part is None:
             return None
-        return self._plan.segments[int(part[1])].parts[int(part[2])].processor
+        segments, number, place = self._plan.segments, int(part[1]), int(part[2])
+        there = number < len(segments) and place < len(segments[number].parts)
+        return segments[number].parts[place].processor if there else None
 
     def part(self, node: str, segment: int, processor: str) -> str:
-        """The name of an operator where a processor does it.
-
-        :raises LookupError: the plan's segment has no such part.
-        """
+        """The name of an operator where a processor does it, which is one of the segment's."""
         parts = self._plan.segments[segment].parts
         if len(parts) == 1:
             return node
         return f"{node}@{segment}.{[part.processor for part in parts].index(processor)}"
 
-    def misplaced(self, processors: Mapping[str, str]) -> str | None:
+    def misplaced(self, processors: Mapping[str, str], vanished: Collection[str] = ()) -> str | None:
         """What is wrong with where operators are, if anything is: one is elsewhere, or nowhere.
 
         :param processors: by name, all of them.
+        :param vanished: names of operators that are nowhere because the runtime makes nothing of them.
         """
         for name, processor in processors.items():
-            try:
-                planned = self.processor(name)
-            except LookupError:
-                planned = ""
+            planned = self.processor(name)
             if planned is not None and planned != processor:
                 return f"{name!r} is not where the plan has it"
         for number, segment in enumerate(self._plan.segments):
             parts = [f"@{number}.{part}" for part in range(len(segment.parts))] if len(segment.parts) > 1 else [""]
-            there = {node: [part for part in parts if f"{node}{part}" in processors] for node in segment.nodes}
+            known = processors.keys() | set(vanished)
+            there = {node: [part for part in parts if f"{node}{part}" in known] for node in segment.nodes}
             lost = next((node for node, found in there.items() if not found), None)
             if lost is not None:
                 return f"{lost!r}, which the plan has on {' and '.join(segment.processors)}, is nowhere"

@@ -12,14 +12,13 @@ from hetrl.compression import NO_COMPRESSION
 from hetrl.condition import Condition
 from hetrl.errors import Infeasible, UsageError
 from hetrl.export.base import OF_MODEL, Claims, Exporter, Limit, Order, Wish, grouped
-from hetrl.export.expected import condition_of, in_sequence, predicted, promise
+from hetrl.export.expected import SAME, condition_of, in_sequence, predicted, promise
 from hetrl.export.whole import whole_model
 from hetrl.export.writing import Said
 from hetrl.graph import OperatorGraph
 from hetrl.objective import Objective
 from hetrl.plan import Expected
 
-DIGITS = 1e-5
 _FEW = 3  # limits that fit into an error's line
 PLACEMENT = ("segments", "overlap")  # fields whose loss another placement may make up for
 
@@ -46,7 +45,7 @@ def _alike(one: Expected | None, other: Expected | None) -> bool:
     """Whether two promises are the same but for the digits that a plan file holds."""
     if one is None or other is None:
         return one is other
-    return math.isclose(one.latency_ms, other.latency_ms, rel_tol=DIGITS)
+    return math.isclose(one.latency_ms, other.latency_ms, rel_tol=SAME)
 
 
 def lowered(exporter: Exporter, given: Order, graph: OperatorGraph, objective: Objective) -> tuple[Order, Said]:
@@ -60,7 +59,8 @@ def lowered(exporter: Exporter, given: Order, graph: OperatorGraph, objective: O
     claims = exporter.claims(plan, given.graph)
     limits = (*claims.refused, *claims.left_out)
     _require_model(exporter, claims)
-    if not limits:
+    limited = objective.max_frame_drop_rate is not None and condition.ui is not None
+    if not limits and not limited:
         return as_it_is(exporter, given, graph)
     if given.spec is None:
         raise UsageError(f"{plan.device!r} is not known here, so nothing can be lowered", "name its file with --device")
@@ -71,10 +71,13 @@ def lowered(exporter: Exporter, given: Order, graph: OperatorGraph, objective: O
         before = promise(measured, condition, PREDICTED_DROPS.of_plan(plan) if drop_pct is None else drop_pct)
     whole = plan.compression.changes and not exporter.carries.compression
     model, runs = (replace(plan, compression=NO_COMPRESSION), graph) if whole else (plan, given.graph)
-    if claims.refused or any(limit.field in PLACEMENT for limit in claims.left_out):
-        other = exporter.lowered(Wish(model, runs, given.spec, condition, objective))
-    else:  # operators stay where they are, without the settings that are lost
-        other = exporter.carried(model, runs)
+    wish = Wish(model, runs, given.spec, condition, objective)
+    other = exporter.carried(model, runs)  # operators stay where they are, without the settings that are lost
+    moves = bool(claims.refused) or any(limit.field in PLACEMENT for limit in claims.left_out)
+    if moves or not wish.keeps(predicted(other, graph, given.spec, condition)):
+        other = exporter.lowered(wish)
+    elif not limits:
+        return as_it_is(exporter, given, graph)
     order = Order(other, runs, given.spec, given.weighted)
     again = exporter.claims(other, runs)
     if again.refused:

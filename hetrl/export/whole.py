@@ -46,7 +46,7 @@ class Place:
 
 @dataclass(frozen=True)
 class WholeModel:
-    """The model, its nodes named like their first outputs.
+    """The model, its nodes named like the first of their outputs that have names.
 
     :param places: by node name.
     :param parts: what the weights are looked up in.
@@ -123,9 +123,9 @@ class _Writer:
             names = self._read(model, stage, part, suffix)
             for tensor in model.model.graph.initializer:
                 self._initializers.setdefault(tensor.name, tensor)
-            for node in model.model.graph.node:
-                self._nodes.append(self._renamed(node, names, suffix))
-            self._place(model, stage, part, suffix)
+            made = [self._renamed(node, names, suffix, stage) for node in model.model.graph.node]
+            self._nodes += made
+            self._place(model, made, stage, part, suffix)
             for port in model.writes:
                 if suffix:
                     partial.setdefault(port.tensor, []).append((port.start, names.get(port.name, port.name + suffix)))
@@ -145,26 +145,32 @@ class _Writer:
             self._initializers.update({c.name: c for c in constants})
         return names
 
-    def _renamed(self, node: onnx.NodeProto, names: dict[str, str], suffix: str) -> onnx.NodeProto:
+    def _renamed(self, node: onnx.NodeProto, names: dict[str, str], suffix: str, stage: Stage) -> onnx.NodeProto:
+        """With names of the part's own; what makes a constant there may be in other stages as well."""
         new = onnx.NodeProto()
         new.CopyFrom(node)
         made = [name + suffix if name else "" for name in node.output]
+        if made[0] in self._places:
+            made[0] += f"#{stage.segment}.{stage.groups[0]}"
         del new.input[:], new.output[:]
         new.input.extend(names.get(name, name) for name in node.input)
         new.output.extend(made)
         names |= {name: there for name, there in zip(node.output, made, strict=True) if name}
-        new.name = made[0]
+        new.name = next(name for name in made if name)
         return new
 
-    def _place(self, model: Submodel, stage: Stage, part: Part, suffix: str) -> None:
-        """A node that is no operator of the graph is a slice, a kernel of its own, or goes with what it feeds."""
+    def _place(self, model: Submodel, made: Sequence[onnx.NodeProto], stage: Stage, part: Part, suffix: str) -> None:
+        """A node that is no operator of the graph is a slice, a kernel of its own, or goes with what it feeds.
+
+        :param made: the submodel's nodes under their new names.
+        """
         index, groups = self._graph.node_index, self._graph.group_of_node
         waiting: list[str] = []
-        for node in model.model.graph.node:
-            name = node.output[0] + suffix
+        for node, new in zip(model.model.graph.node, made, strict=True):
+            name, first = new.name, next(name for name in node.output if name)
             place = Place(part.processor, part.share_pct, stage.segment, name)
-            if node.output[0] in index:
-                kernel = f"{groups[index[node.output[0]]]}{suffix}"
+            if first in index:
+                kernel = f"{groups[index[first]]}{suffix}"
                 for before in (*waiting, name):
                     self._places[before] = Place(place.processor, place.share_pct, place.segment, kernel)
                 waiting = []

@@ -28,12 +28,12 @@ from hetrl.export.bundle import (
     versions_of,
     write_zip,
 )
-from hetrl.fidelity import quantizes
 from hetrl.graph import OperatorGraph
 from hetrl.graph.single import Array
 from hetrl.plan import Expected, Plan
 
 _OTHER_ARCHIVES = frozenset({".tar", ".gz", ".tgz", ".bz2", ".xz", ".zst", ".7z", ".rar"})
+_PREFIX = 40  # letters of a name: names have 255 at most
 INPUT, OUTPUT = "sample-input-{}.npy", "sample-output-{}.npy"
 
 
@@ -68,7 +68,6 @@ def write_bundle(exporter: Exporter, order: Order, said: Said, out: Path) -> Man
         others = _other_engine(exporter, order.plan) if said.expected is not None else ()
         notes = (*said.notes, *others, *exporter.notes(order))
         (folder / README).write_text(_readme(exporter, order, said, notes), encoding="utf-8")
-        quantized = quantizes(order.graph)
         manifest = Manifest(
             format=exporter.name,
             hetrl=hetrl.__version__,
@@ -78,8 +77,7 @@ def write_bundle(exporter: Exporter, order: Order, said: Said, out: Path) -> Man
             lowered=said.lowered,
             given=said.given,
             machine=said.machine,
-            quantized=quantized,
-            tolerance=exporter.tolerance(order.plan, quantized=quantized),
+            tolerance=exporter.tolerance(order.plan, quantized=exporter.quantized(folder)),
             inputs=inputs,
             outputs=outputs,
             versions=versions_of(exporter.packages),
@@ -103,7 +101,7 @@ def _beside(out: Path) -> Iterator[str]:
     """
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-")
+        folder = tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name[:_PREFIX]}-")
     except OSError as error:
         raise UsageError(f"{out} cannot be written ({error.strerror})", "give another --out") from None
     with folder as name:
@@ -125,9 +123,13 @@ def _put(made: Path, out: Path) -> None:
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.ENOTDIR):
             raise _exists(out) from None
-        if made.is_dir() or out.exists():
+        if made.is_dir() and out.is_dir():  # of a name that is not to be given anew: `.`, or where a disk hangs
+            for path in sorted(made.iterdir(), key=lambda path: path.name == MANIFEST):
+                path.rename(out / path.name)
+        elif made.is_dir() or out.exists():
             raise
-        made.rename(out)  # a file system without links
+        else:
+            made.rename(out)  # a file system without links
 
 
 def _other_engine(exporter: Exporter, plan: Plan) -> tuple[str, ...]:

@@ -16,10 +16,11 @@ from hetrl.device_bridge.blobs import NAME_DIGITS, BlobStore
 from hetrl.errors import ModelError
 from hetrl.graph import OperatorGraph
 from hetrl.graph.constant_node import constant_results
-from hetrl.graph.declared import attributes, dtype_code
+from hetrl.graph.declared import dtype_code
 from hetrl.graph.operator import Operand
 from hetrl.graph.single import Array, shape_values
 from hetrl.graph.wiring import reads
+from hetrl.partition.recipes import recipes_of
 from hetrl.zoo.source import Bytes, ModelSource
 
 ALIGNMENT = 64  # bytes: a cache line, and any element's size
@@ -51,7 +52,7 @@ class Constants:
         index = store.path(hashlib.sha256(f"{source.key} {graph.structure_hash}".encode()).hexdigest()[:NAME_DIGITS])
         index = index.with_suffix(".index")
         read = _constant_names(graph, nodes)
-        self._recipes = _recipes(source.model, read)
+        self._recipes = {name: node for name, node in recipes_of(source.model, nodes).items() if name in read}
         recipes = [self._recipes.get(name) for name in read]
         names = [n for name, recipe in zip(read, recipes, strict=True) for n in (reads(recipe) if recipe else [name])]
         if index.exists():
@@ -70,10 +71,7 @@ class Constants:
         return self._stored[recipe.input[0] if recipe else name].shape
 
     def recipe(self, name: str) -> onnx.NodeProto | None:
-        """The DequantizeLinear that makes the constant of narrow ones, which are stored instead.
-
-        A runtime that finds it computes in int8; what is folded here it would compute in float32.
-        """
+        """See `hetrl.partition.recipes`."""
         return self._recipes.get(name)
 
     def values(self, initializer: TensorProto) -> Array:
@@ -127,13 +125,6 @@ class Constants:
 def _constant_names(graph: OperatorGraph, nodes: tuple[onnx.NodeProto, ...]) -> list[str]:
     activations = {*graph.tensor_by_name, *(name for node in nodes for name in node.output)}
     return list(dict.fromkeys(name for node in nodes for name in reads(node) if name not in activations))
-
-
-def _recipes(model: onnx.ModelProto, names: list[str]) -> dict[str, onnx.NodeProto]:
-    """Without those of a scale for each block, whose parts need not be whole blocks."""
-    makers = {name: node for node in model.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
-    found = {name: makers[name] for name in names if name in makers}
-    return {name: node for name, node in found.items() if not attributes(node).integer("block_size", 0)}
 
 
 def _store_all(values: _Evaluator, names: list[str], store: BlobStore) -> dict[str, Stored]:
