@@ -90,7 +90,7 @@ class OnnxRuntime(Exporter):
     name = "onnxruntime"
     summary = "cut ONNX models, one session a segment with its own providers and threads"
     engines = frozenset({"onnxruntime"})
-    handing_ms = 0.05  # 0.02 ms on an idle computer: from thread to thread
+    handing_ms = 0.1  # to a thread and back: 0.02 ms where both share a core, 0.1 ms where another one has to wake up
     packages = {"onnx": "onnx", "onnxruntime": "onnxruntime"}
     carries = Carries(
         axes=frozenset({Axis.NONE, Axis.HEIGHT, Axis.OUTPUT_CHANNELS}),

@@ -9,13 +9,16 @@ from hetrl.device_bridge.runner.significance import median_interval
 
 REPEATS = 15  # inferences that a latency is the median of
 CONFIDENCE = 0.9
+WARMUP_S = 0.1  # what an app sees that runs again and again, not of its first milliseconds
 MAX_S = 10.0  # a device that is played by software may take seconds for one
 
 
 def timed_ms(run: Callable[[], object], repeats: int) -> tuple[float, ...]:
-    """Samples: `repeats` of them, or fewer when time is up, but one."""
+    """Samples: `repeats` of them, or fewer when time is up, but one; before several, the caches are warmed."""
     samples: list[float] = []
     began = time.perf_counter()
+    while repeats > 1 and time.perf_counter() - began < WARMUP_S:
+        run()
     while len(samples) < repeats and (not samples or time.perf_counter() - began < MAX_S):
         start = time.perf_counter()
         run()
