@@ -19,10 +19,12 @@ from hetrl.device_bridge.surrogate.device import SurrogateDevice
 from hetrl.envs.space import PlanSpace
 from hetrl.graph import OperatorGraph
 from hetrl.graph.reader import load_graph
+from hetrl.graph.single import Array
 from hetrl.objective import Objective
-from hetrl.partition import FileSource, Partitioner, Target
+from hetrl.partition import FileSource, Partitioner, Target, reference_outputs, seeded_inputs
 from hetrl.plan import Axis, Part, Plan, Segment
 from hetrl.plan_check import model_ref
+from hetrl.testing.models import random_decisions
 
 CPU, CPU0, CPU1 = (f"{unit}/onnxruntime/fp32" for unit in ("cpu", "cpu0", "cpu1"))
 OPENVINO = "cpu/openvino/fp32"
@@ -130,3 +132,13 @@ def save_model(path: Path, nodes: Sequence[onnx.NodeProto], shape: Sequence[int]
 def partitioner_of(path: Path, seeded_weights: int | None = None) -> Partitioner:
     """Of an ONNX file, with its blobs in a folder beside it."""
     return Partitioner(FileSource(path, seeded_weights), load_graph(path), BlobStore(path.parent / "blobs"))
+
+
+def cut_at_random(path: Path, folder: Path) -> tuple[Partitioner, list[Plan], dict[str, Array], dict[str, Array]]:
+    """A model's file and plans of this computer, the least shared first; inputs, and what the whole model makes."""
+    graph, source = load_graph(path), FileSource(path)
+    space = host_space(graph)
+    inputs = seeded_inputs(graph, 0)
+    plans = sorted((space.plan(column) for column in random_decisions(space, 0, 40).T), key=lambda plan: plan.splits)
+    partitioner = Partitioner(source, graph, BlobStore(folder / "blobs"))
+    return partitioner, plans, inputs, reference_outputs(source, inputs)

@@ -7,12 +7,9 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from hetrl.device_bridge.blobs import BlobStore
-from hetrl.graph.reader import load_graph
-from hetrl.partition import FileSource, Partitioner, largest_error, reference_outputs, seeded_inputs
+from hetrl.partition import largest_error
 from hetrl.plan import Axis
-from hetrl.testing.models import random_decisions
-from tests.partition_help import TARGETS, execute, host_space
+from tests.partition_help import TARGETS, cut_at_random, execute
 from tests.torch_models import GoogLeNetLike, MobileNetLike, ViTLike, export
 
 
@@ -20,12 +17,7 @@ from tests.torch_models import GoogLeNetLike, MobileNetLike, ViTLike, export
 @pytest.mark.parametrize("dynamo", [False, True])
 def test_random_plans_of_exported_networks(network: type[nn.Module], dynamo: bool, tmp_path: Path) -> None:
     path = export(network(), tmp_path / "m.onnx", (1, 3, 32, 32), dynamo=dynamo)
-    graph, source = load_graph(path), FileSource(path)
-    partitioner = Partitioner(source, graph, BlobStore(tmp_path / "blobs"))
-    space = host_space(graph)
-    inputs = seeded_inputs(graph, 0)
-    reference = reference_outputs(source, inputs)
-    plans = sorted((space.plan(column) for column in random_decisions(space, 0, 40).T), key=lambda plan: plan.splits)
+    partitioner, plans, inputs, reference = cut_at_random(path, tmp_path)
     assert {segment.axis for segment in plans[-1].segments} > {Axis.NONE}
     for plan in (plans[0], plans[-2], plans[-1]):
         outputs = execute(partitioner.job(plan, TARGETS), partitioner.store, inputs)

@@ -14,16 +14,14 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from hetrl.compress.quantize import quantize
-from hetrl.device_bridge.blobs import BlobStore
 from hetrl.export.bundle import open_bundle
 from hetrl.fidelity import MAX_OUTPUT_ERROR, MAX_QUANTIZED_ERROR, quantizes, usual_output_error
 from hetrl.graph.constant_node import dequantized
 from hetrl.graph.reader import load_graph
-from hetrl.partition import FileSource, Partitioner, largest_error, reference_outputs, seeded_inputs
-from hetrl.testing.models import random_decisions
+from hetrl.partition import largest_error
 from hetrl.validating import validate_bundle
 from tests.export_help import exported, random_plans, reseal, shared_plans
-from tests.partition_help import TARGETS, execute, host_space
+from tests.partition_help import TARGETS, cut_at_random, execute
 from tests.torch_models import GoogLeNetLike, MobileNetLike, export
 
 NARROW_WEIGHTS = """
@@ -84,12 +82,7 @@ def int8_network(module: type[torch.nn.Module], folder: Path) -> Path:
 
 def executed(path: Path, folder: Path, count: int) -> tuple[list[float], list[onnx.ModelProto]]:
     """Of plans of this computer, shared ones among them: errors, and all pieces of models."""
-    graph, source = load_graph(path), FileSource(path)
-    partitioner = Partitioner(source, graph, BlobStore(folder / "blobs"))
-    space = host_space(graph)
-    inputs = seeded_inputs(graph, 0)
-    reference = reference_outputs(source, inputs)
-    plans = sorted((space.plan(column) for column in random_decisions(space, 0, 40).T), key=lambda plan: plan.splits)
+    partitioner, plans, inputs, reference = cut_at_random(path, folder)
     assert plans[-1].splits > 0
     errors, pieces = [], []
     for plan in (*plans[:1], *plans[-count:]):
