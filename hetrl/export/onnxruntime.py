@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -313,12 +314,10 @@ def _out_of_order(sessions: Sessions, plan: Plan) -> str | None:
         for port in entry.writes:
             if port.axis is not None:
                 makers.setdefault(port.tensor, []).append((port.start, names.index(entry.processor)))
-    wrong = next((tensor for tensor, found in makers.items() if sorted(found) != sorted(found, key=_second)), None)
+    wrong = next(
+        (tensor for tensor, found in makers.items() if sorted(found) != sorted(found, key=itemgetter(1))), None
+    )
     return None if wrong is None else f"the parts of {wrong!r} are not those that the plan has"
-
-
-def _second(pair: tuple[int, int]) -> int:
-    return pair[1]
 
 
 def _moved(sessions: Sessions, ran: list[dict[str, int]], here: frozenset[str]) -> tuple[Moved, ...]:
